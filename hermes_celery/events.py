@@ -102,8 +102,8 @@ EVENTS: Final[Mapping[str, str]] = {
     "repair.mended": "Stored records disagreed, and were repaired.",
     "repair.more": "More records disagree than are logged one by one.",
     "repair.untold": "The incident of a repair could not be written.",
-    "run.beside": "A task was sent on while its run had ended. The message is executed, and the "
-    "run keeps its end.",
+    "run.beside": "A message that continues a run is executed although the run has ended. The "
+    "recorded end stays.",
     "run.cancelled": "A run was cancelled, because its worker shuts down.",
     "run.crashed": "An unexpected exception in this package ended the work of a run.",
     "run.delivery_not_begun": "The delivery of a run's output could not be prepared. The leader "
@@ -113,7 +113,7 @@ EVENTS: Final[Mapping[str, str]] = {
     "simpler form, or by the leader.",
     "run.end_lost": "The end of a run whose process is killed could not be recorded. The run "
     "becomes `lost`.",
-    "run.end_untold": "A run ended, and its Celery task could not be told.",
+    "run.end_untold": "A run ended, and its Celery task could not be notified.",
     "run.ended": "Celery ended a run without performing it, or lost its process. `state` is how "
     "the run ended.",
     "run.finish_waits": "The end of a run cannot be recorded yet. The worker keeps trying.",
@@ -152,8 +152,8 @@ EVENTS: Final[Mapping[str, str]] = {
     "schedule.not_looked_at": "The entries of another scheduler could not be read.",
     "setting.ignored": "A variable has a value without effect, and its default is used.",
     "slots.not_looked_at": "The worker could not check its processes for stuck runs.",
-    "targets.unreadable": "`targets.toml` is unreadable, so its names mean nothing.",
-    "tick.done": "One tick dispatched something. The fields count what became of the due jobs.",
+    "targets.unreadable": "`targets.toml` is unreadable, so its names cannot be used.",
+    "tick.done": "One tick dispatched something. The fields count the due jobs by result.",
     "tick.fenced": "Another beat leads, so a step of this one was refused.",
     "watch.failed": "The worker could not check whether a beat ticks.",
     "worker.cancel_failed": "The worker shuts down, and a run could not be recorded as cancelled.",

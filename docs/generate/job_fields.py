@@ -29,7 +29,7 @@ _ELSEWHERE = """
 ## The same fields in other schedulers
 
 What a field is called in Hermes' `jobs.json` and in an entry of Celery's `beat_schedule`. The
-policies, under their name in Python, stand in the options of such an entry:
+policies are in the options of such an entry, under their names in Python:
 `"options": {"hermes": {"overlap": "skip"}}`.
 
 """

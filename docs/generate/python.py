@@ -47,7 +47,7 @@ _ERRORS = """\
 ## Names of `hermes_celery.errors`
 
 Every exception that is raised on purpose is a `HermesCeleryError`. An indented one is a kind of the
-one above it; the standard exception that it also is stands in brackets.
+one above it; a standard exception in brackets is a second base class.
 
 """
 

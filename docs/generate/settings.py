@@ -10,8 +10,8 @@ from hermes_celery.settings import ELSEWHERE, VARIABLES, Variable
 _HEAD = """\
 # Settings
 
-Settings are environment variables. Each process reads them once, when it starts. A value that makes
-no sense ends the process with one sentence that names every variable at fault. A misspelt variable
+Settings are environment variables. Each process reads them once, when it starts. An invalid
+value ends the process with one sentence that names every variable at fault. A misspelt variable
 is not read: `hermes-celery doctor` names it.
 
 Set them to the same values on every machine of one cron. You can start from the file

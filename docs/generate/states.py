@@ -13,7 +13,7 @@ from hermes_celery.core.run import DeliveryState, EndReason, RunState, Trigger
 _HEAD = """\
 # States and ends
 
-The words in which `list`, `runs`, `show`, `logs` and `incidents` report, and that `--json` prints.
+The words that `list`, `runs`, `show`, `logs`, `incidents` and `--json` print for states and ends.
 
 ## Runs
 

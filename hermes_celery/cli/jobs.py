@@ -129,7 +129,7 @@ _STATE_WORDS = [word_of(state.value) for state in JobState]
     metavar=f"[{'|'.join(_STATE_WORDS)}]",
     help="List only jobs in this state.",
 )
-@click.option("--after", metavar="JOB", help="Continue after this job: list what follows it.")
+@click.option("--after", metavar="JOB", help="List only the jobs that follow this one.")
 @click.option(
     "--limit",
     "-n",

@@ -28,7 +28,7 @@ _EXPLAINED = 5
 @click.option(
     "--tz",
     metavar="ZONE",
-    help="The schedule's zone. Default: the app's of -A, else HERMES_TIMEZONE, else the host's.",
+    help="The schedule's zone. Default: that of the -A app, else HERMES_TIMEZONE, else the host's.",
 )
 @click.option("--from", "start", metavar="ISO", help="Print instants after this one. Default: now.")
 @click.option(
@@ -102,7 +102,7 @@ def _print_forms(context: click.Context, parameter: click.Parameter, is_given: b
 @click.option(
     "--tz",
     metavar="ZONE",
-    help="The schedule's zone. Default: the app's of -A, else HERMES_TIMEZONE, else the host's.",
+    help="The schedule's zone. Default: that of the -A app, else HERMES_TIMEZONE, else the host's.",
 )
 @click.option("--from", "start", metavar="ISO", help="Show instants after this one. Default: now.")
 def explain_command(expression: str, tz: str | None, start: str | None) -> None:

@@ -21,7 +21,7 @@ from hermes_celery.wiring.server import open_database
 @click.command("tick")
 @json_option
 def tick_command(as_json: bool) -> None:
-    """Dispatch the due jobs once; does nothing where a beat leads, which does so by itself."""
+    """Dispatch the due jobs once; do nothing if a beat leads, which dispatches them itself."""
     settings = read_settings()
     open_cron(settings)
     database = open_database(settings)

@@ -685,7 +685,7 @@ _POLICY: Final = (
         "overlap",
         "--overlap",
         help="What to do with an occurrence while an earlier run is not over: skip it, allow both, "
-        "queue one until then, or cancel and replace the earlier run (default: skip).",
+        "queue one until the earlier run ends, or cancel and replace that run (default: skip).",
         **_words(Overlap),
     ),
     _policy(
