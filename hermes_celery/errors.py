@@ -181,10 +181,11 @@ class DeliveryRefused(DeliveryFault):
 class PutBack(HermesCeleryError):
     """A run has to wait in its queue again; its work raises this, and nothing has failed.
 
-    `handed_on` is the id of the Celery message that continues the run; no other message does. It
-    was sent on at least `hop` times, and pushed to the Redis list `queue` ("" if unknown). With
-    `retry_seconds` it is a retry that begins after this time. If the message has not come after
-    `wait_seconds`, the run ends; with `starts_again` it starts from the beginning instead.
+    `handed_on` is the id of the Celery message that continues the run; no other message does. The
+    run was handed on at least `hop` times, and the message was pushed to the Redis list `queue`
+    ("" if unknown). With `retry_seconds` it is a retry that begins after this time. If the message
+    has not come after `wait_seconds`, the run ends; with `starts_again` it starts from the
+    beginning instead.
     """
 
     def __init__(

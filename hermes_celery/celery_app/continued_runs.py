@@ -1,19 +1,19 @@
-"""Continues a run with another message, for each way in which a Celery task can send itself on.
+"""Continues a run with another message, for each way in which a Celery task can hand its run on.
 
 `self.retry`, `self.replace`, `self.apply_async(task_id=self.request.id)` and anything else that
 sends a message with the task's own id mean: this is not over, continue with that message. If a
 chain or a chord replaces a task, only its last message has the task's id. It is published much
 later, by a task that inherited the session. Our header therefore says two things in each message
 that a run publishes, directly or through others: the Celery id of the run's own message (`message`)
-and how often that message was sent on (`hop`). A message with that id continues the run. A message
+and how often the run was handed on (`hop`). A message with that id continues the run. A message
 whose `hop` is not higher than what was performed before is a copy.
 
-A run whose task sent itself on is queued. It waits for that one message, and nobody pushes another
+A run whose task handed it on is queued. It waits for that one message, and nobody pushes another
 (`claim.lua`, `put_back.lua`). If a task that leads to the message fails, the run has failed. If the
 message never comes, the run is lost: after a day, or for a retry as soon as the broker should have
 redelivered it from a dead worker. While the message is on its queue, the run waits.
 
-A run may end after its task sent itself on, for example by an error in `on_failure`. Celery
+A run may end after its task handed it on, for example by an error in `on_failure`. Celery
 still executes that message, and so do we, outside of the record, which is final. A cancelled
 or timed-out run is never executed again.
 """
@@ -44,7 +44,7 @@ from hermes_celery.session import (
 
 #: In our header: the run ended as `sent`, so the worker that takes the message claims no run.
 UNFOLLOWED = "unfollowed"
-#: In our header: how often the run's own message was sent on.
+#: In our header: how often the run was handed on to another message.
 _HOP = "hop"
 _RUNS_OWN_ID = 2
 _DEEPEST = 20
@@ -76,7 +76,7 @@ _carrier: ContextVar[PerformedMessage | None] = ContextVar("hermes_celery_carrie
 
 
 def hop_of(header: Any) -> int:
-    """Return how often a run's message was sent on; 0 if a header does not say, or is invalid."""
+    """Return how often a message's run was handed on; 0 if no header says so validly."""
     hop = header.get(_HOP) if isinstance(header, Mapping) else None
     if not isinstance(hop, int) or isinstance(hop, bool):
         return 0

@@ -1,4 +1,4 @@
-"""Turns a project's declarations into jobs: when the leader of its namespace writes them.
+"""Decides when the leader of a namespace writes a project's declarations as jobs.
 
 The leader writes them when it takes the lead. It writes again when a job that it held back may be
 written: jobs that move from another namespace, and jobs that another living beat declares. Nobody

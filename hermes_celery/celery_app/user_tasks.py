@@ -199,7 +199,7 @@ def _performed(
 ) -> str:
     """Perform a run and return its state.
 
-    A message that was sent on waits a moment for the message that sent it.
+    A message that continues a run waits a moment until the message before it has ended.
     """
     request = call.task.request
     hop = 0 if call.carrier is None else call.carrier.hop

@@ -232,7 +232,7 @@ def _print_output(cron: Client, run_id: str) -> None:
         stream.buffer.write(content)
         stream.flush()
         if content and not content.endswith(b"\n"):
-            # What a task returns has no line's end. Stdout keeps the output byte for byte.
+            # A task's return value has no final newline. Stdout keeps the output byte for byte.
             click.echo(err=True)
 
 

@@ -203,7 +203,7 @@ class _ServerDisk:
         self._was_full = False
 
     def look(self, now: float) -> None:
-        """Ask the server, at most every few seconds."""
+        """Check whether the server can save, at most every few seconds."""
         if now - self._looked_at < _DISK_SECONDS:
             return
         self._looked_at = now

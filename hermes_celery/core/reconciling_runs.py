@@ -62,7 +62,7 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_handed_on(self) -> bool:
-        """True if its task sent on a message that continues it; then no other message is pushed."""
+        """True if the run's task handed it on; then only the message that continues it counts."""
         return self.fields.get("handed_on") is not None
 
     @property

@@ -22,7 +22,7 @@ from hermes_celery.instant import from_ms, iso, to_ms
 PATIENCE_SECONDS = 86_400.0
 #: Longer than any project's retry delay or visibility timeout.
 MOST_PATIENCE_MS = 366 * 86_400_000
-#: How often a run's message may be sent on.
+#: How often a run may be handed on to another message.
 MOST_HOPS = 1_000_000
 
 

@@ -178,7 +178,7 @@ def _unfollowed(look: QueueLook) -> Trouble:
 
 
 def _unchanged_since(samples: Sequence[_Sample]) -> int | None:
-    """Return since when the next message is the same, Unix ms; None without samples."""
+    """Return the time of the first sample with the present next message, Unix ms, or None."""
     since_ms = None
     for sample in reversed(samples):
         if sample.next_up != samples[-1].next_up:

@@ -37,7 +37,7 @@ def test_the_variables_of_each_platform_make_its_url() -> None:
     assert {name for name, (variables, _) in rows().items() if not url_of(name, variables)} == set()
 
 
-def test_no_platform_whose_url_can_be_made_is_missing() -> None:
+def test_every_platform_whose_url_can_be_made_is_listed() -> None:
     variables = [name for names, _ in rows().values() for name in names]
     made = {platform for platform in PLATFORMS if url_of(platform, variables)}
     assert made == set(rows())

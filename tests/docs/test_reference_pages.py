@@ -1,4 +1,4 @@
-"""The pages in `docs/reference/` are what the code says, and the check tells when they are not."""
+"""The pages in `docs/reference/` agree with the code, and the check reports each that does not."""
 
 from __future__ import annotations
 

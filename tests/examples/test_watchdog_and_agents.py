@@ -65,7 +65,7 @@ def cron(home: Path, model: Model) -> Iterator[Client]:
         processes.end_all()
 
 
-def test_a_watchdog_tells_of_an_incident_once_and_when_it_is_over(cron: Client, home: Path) -> None:
+def test_a_watchdog_reports_an_incident_once_and_when_it_is_over(cron: Client, home: Path) -> None:
     with http_receiver() as receiver:
         targets = home / "cron" / "hermes-celery" / "targets.toml"
         targets.write_text(f'phone = "{receiver.url}"\n', encoding="utf-8")
@@ -89,7 +89,7 @@ def test_a_watchdog_tells_of_an_incident_once_and_when_it_is_over(cron: Client, 
         assert "Cron 'disk' works again; it failed 2 times" in over
 
 
-def test_an_agent_of_ones_own_answers_counts_its_tokens_and_says_why_it_failed(
+def test_a_custom_agent_answers_counts_its_tokens_and_says_why_it_failed(
     cron: Client, model: Model
 ) -> None:
     morning = cron.add(JobRequest(schedule="every 1h", name="morning", prompt="Wish me well."))

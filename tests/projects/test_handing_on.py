@@ -88,7 +88,7 @@ def test_a_redelivered_step_does_not_end_the_run_handed_on_to_it(
     assert len(bed.notes(step)) == 2
 
 
-def test_a_step_whose_process_died_for_good_fails_the_run(bed: Bed) -> None:
+def test_a_step_whose_process_died_without_a_retry_fails_the_run(bed: Bed) -> None:
     run = ended(bed, "beyond_help")
     assert run.state is RunState.FAILED
     assert (run.error or "").startswith(

@@ -1,4 +1,4 @@
-"""Beats, workers, people and faults for minutes; then the checker.
+"""Runs beats, workers, edits and faults for some minutes, then checks the history.
 
 One round is a fresh server, real child processes, and a loop of random acts: kill -9, freeze,
 restart the server, cut or swallow connections, edit, pause, trigger. Then the faults stop, all jobs
@@ -284,7 +284,7 @@ class Round(Disturbed):
             self._people.forget(spoilt.job_id)
 
     def _haunt(self) -> None:
-        """Add a ghost run to a judged job: a fault only if nothing repairs it."""
+        """Add a run that does not exist to a job's active runs; the leader must remove it."""
         self._vandal.haunt(self._dice.choice(self._people.enabled))
 
     def _look_after(self, *, at_once: bool = False) -> None:

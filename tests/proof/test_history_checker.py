@@ -222,7 +222,7 @@ def test_an_occurrence_that_an_edit_overtook_may_have_run_or_not() -> None:
     assert judged(replaced(edited, records=edited.records[:1], starts=edited.starts[:1])).lost
 
 
-def test_a_run_recorded_as_lost_is_counted_and_is_no_fault() -> None:
+def test_a_run_recorded_as_lost_is_counted_and_is_not_a_fault() -> None:
     history = good()
     gone = replaced(history.records[0], state=RunState.LOST)
     verdict = judged(replaced(history, records=(gone, *history.records[1:])))

@@ -316,7 +316,7 @@ def test_an_unresolvable_target_is_recorded_as_failed(
     assert store.cron.show("n").last_delivery_error == "no delivery target resolved"
 
 
-def test_a_delivery_without_targets_is_no_failure(
+def test_a_delivery_without_targets_is_not_a_failure(
     store: Store, deliveries: Deliveries, run_id: str
 ) -> None:
     deliveries.plan(run_id, [], now_ms=store.clock.ms, warning="w")

@@ -456,7 +456,7 @@ def test_a_retry_on_a_queue_that_the_leader_may_not_read_is_reported_and_lost(
         database.close()
 
 
-def test_a_retry_on_a_key_that_is_no_queue_is_reported_and_lost(bench: Bench) -> None:
+def test_a_retry_on_a_key_that_is_not_a_queue_is_reported_and_lost(bench: Bench) -> None:
     store = bench.store
     tried_again(bench, seconds=3700, queue=store.database.keys.run(bench.id))
     store.clock.advance(3701)

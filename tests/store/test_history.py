@@ -199,7 +199,7 @@ def _without_memory(store: Store) -> None:
         store.database.call("DEL", key)
 
 
-def test_each_server_has_a_loss_note_of_its_own(valkey: Database, tmp_path: Path) -> None:
+def test_each_server_has_its_own_loss_note(valkey: Database, tmp_path: Path) -> None:
     here, store = valkey, Store(valkey, HandClock())
     store.cron.add(JobRequest(schedule="every 1h", prompt="x"))
     loss_note = LossNote(tmp_path, here)
@@ -293,7 +293,7 @@ def test_an_acknowledged_loss_is_not_reported_again_by_any_host(
     assert lost_jobs(store.database, LossNote(tmp_path / "other", store.database)) == []
 
 
-def test_a_missing_mark_beside_its_copy_is_restored_and_is_no_loss(
+def test_a_missing_mark_beside_its_copy_is_restored_and_is_not_a_loss(
     store: Store, tmp_path: Path
 ) -> None:
     database, watch = store.database, _watch(store, tmp_path)
@@ -330,7 +330,7 @@ def test_a_declared_job_stays_when_it_is_completed(store: Store) -> None:
     assert (left.state, store.jobs.count()) == (JobState.COMPLETED, 1)
 
 
-def test_acknowledging_a_loss_ends_it_for_good(store: Store, tmp_path: Path) -> None:
+def test_acknowledging_a_loss_ends_it_permanently(store: Store, tmp_path: Path) -> None:
     incidents, watch = Incidents(store.database), _watch(store, tmp_path)
     for _ in range(2):
         store.cron.add(JobRequest(schedule="every 1h", prompt="x"))
@@ -349,7 +349,7 @@ def test_acknowledging_a_loss_ends_it_for_good(store: Store, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("bad", [b"\xff", b"", b"no mark"])
 @pytest.mark.parametrize("place", ["mark", "copy", "both"])
-def test_an_invalid_mark_is_restored_and_is_no_loss(
+def test_an_invalid_mark_is_restored_and_is_not_a_loss(
     valkey: Database, tmp_path: Path, place: str, bad: bytes
 ) -> None:
     database, store = valkey, Store(valkey, HandClock())

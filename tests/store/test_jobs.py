@@ -57,7 +57,7 @@ def test_a_shared_name_is_refused_with_the_ids(store: Store) -> None:
     assert "matches 2 jobs" in str(error.value)
 
 
-def test_part_of_a_name_or_id_is_no_reference(store: Store) -> None:
+def test_part_of_a_name_or_id_is_not_a_reference(store: Store) -> None:
     job = store.cron.add(JobRequest(schedule="every 1h", prompt="x", name="morning"))
     for reference in ("morn", job.id[:6], "", "../../x", "morning "[:-2]):
         with pytest.raises(JobNotFound):

@@ -182,7 +182,7 @@ def test_a_live_stream_is_cut_at_one_mebibyte() -> None:
 
 
 @pytest.mark.parametrize("case", cases("safety.output_path"), ids=lambda c: str(c["input"]))
-def test_paths_from_hermes_output_cases_are_no_run_ids(store: Store, case: Any) -> None:
+def test_paths_from_hermes_output_cases_are_not_run_ids(store: Store, case: Any) -> None:
     # Differs from Hermes: output has a key and no path, so even its valid names are no run ids.
     with pytest.raises(RunNotFound):
         store.cron.cancel(case["input"]["job_id"])

@@ -69,7 +69,7 @@ def test_scripts_that_the_server_forgot_are_loaded_again(store: Store) -> None:
     assert store.jobs.count() == 3
 
 
-def test_a_write_repeated_after_a_lost_answer_is_no_conflict(store: Store) -> None:
+def test_a_write_repeated_after_a_lost_answer_is_not_a_conflict(store: Store) -> None:
     job = numbered(0)
     added = store.jobs.add(job)
     store.database.call("HSET", store.database.keys.job(job.id), "next_ms", store.clock.ms)

@@ -347,7 +347,7 @@ def test_workers_that_are_long_gone_are_forgotten(
     assert QueueLoad(host.store.database).signs() == {}
 
 
-def test_a_burst_after_a_longer_one_was_worked_off_is_no_backlog(
+def test_a_burst_after_a_longer_one_was_worked_off_is_not_a_backlog(
     host: DeliveringHost, overload: OverloadWatch
 ) -> None:
     queue = host.store.database.keys.default_queue

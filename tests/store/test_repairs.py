@@ -276,7 +276,7 @@ def test_an_unreadable_definition_is_reported_and_kept(world: World) -> None:
     assert after == before
 
 
-def test_an_occurrence_that_was_put_off_is_no_disagreement(world: World) -> None:
+def test_an_occurrence_that_was_put_off_is_not_a_disagreement(world: World) -> None:
     next_ms = int(world.call("HGET", world.keys.job(world.idle.id), "next_ms"))
     world.clock.ms = next_ms + 5
     world.store.due.defer([world.idle.id], until_ms=next_ms + 10_000, token=TOKEN,

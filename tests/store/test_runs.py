@@ -111,7 +111,7 @@ def test_a_final_state_never_changes(store: Store, run_id: str) -> None:
     assert store.runs.get(run_id).state is RunState.SUCCEEDED
 
 
-def test_finishing_twice_with_the_same_answer_is_no_error(store: Store, run_id: str) -> None:
+def test_finishing_twice_with_the_same_answer_is_not_an_error(store: Store, run_id: str) -> None:
     claim = store.claim(run_id)
     outcome = Outcome(state=RunState.SUCCEEDED)
     assert store.runs.finish(claim, outcome, now_ms=store.clock.ms) == "ok"

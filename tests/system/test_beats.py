@@ -1,4 +1,4 @@
-"""Tests two beats of which the leader is killed, frozen or stopped: the standby takes over."""
+"""Tests with two beats: when the leader is killed, frozen or stopped, the standby takes over."""
 
 from __future__ import annotations
 

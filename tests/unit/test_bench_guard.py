@@ -31,7 +31,7 @@ def measurements(*values: float) -> Callable[[], Sequence[Ratio]]:
 
 
 @pytest.mark.parametrize("value", [0.1, 2.0, 2.0 * LIMIT])
-def test_a_ratio_within_its_limit_is_no_fault(value: float) -> None:
+def test_a_ratio_within_its_limit_is_not_a_fault(value: float) -> None:
     assert fault_of(ratio(value), RECORDED) is None
 
 
@@ -50,7 +50,7 @@ def test_a_ratio_that_is_not_on_record_is_a_fault() -> None:
     assert fault.startswith("new, server: no ratio is on record")
 
 
-def test_one_measurement_over_the_limit_is_no_fault() -> None:
+def test_one_measurement_over_the_limit_is_not_a_fault() -> None:
     assert list(faults_in(measurements(2.9, 2.1, 2.2), RECORDED)) == []
 
 

@@ -196,7 +196,7 @@ def test_compose_starts_two_beats_two_workers_and_a_durable_valkey() -> None:
 
 
 @pytest.mark.parametrize("name", ["beat", "worker", "cli"])
-def test_who_delivers_or_checks_it_sees_the_tokens_and_the_named_targets(
+def test_services_that_deliver_or_check_see_the_tokens_and_the_named_targets(
     tmp_path: Path, name: str
 ) -> None:
     settings = read_settings({"HERMES_HOME": "/data"})

@@ -242,7 +242,7 @@ def test_a_priority_chooses_the_same_list_as_kombu(steps: list[int] | None, prio
 
 
 class _KombuChannel(Channel):
-    """kombu's own channel without a connection, asked for its choice of a list."""
+    """kombu's own channel without a connection, which shows the list that kombu chooses."""
 
     def __init__(self, steps: list[int] | None) -> None:
         if steps is not None:

@@ -293,7 +293,7 @@ def test_the_error_for_stop_says_how_to_stop_up() -> None:
     ],
     ids=" ".join,
 )
-def test_a_schedule_without_quotes_is_answered_with_where_they_belong(
+def test_the_error_for_a_schedule_without_quotes_says_where_they_belong(
     arguments: tuple[str, ...],
 ) -> None:
     result = typed(*arguments)

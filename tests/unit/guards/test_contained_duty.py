@@ -77,7 +77,7 @@ def test_an_unexpected_error_is_logged_with_its_traceback_once_a_minute(
 
 
 @pytest.mark.parametrize("error", [LeaseLost("x"), StoreUnavailable("x")])
-def test_a_lost_lease_or_connection_is_raised_and_is_no_failure(
+def test_a_lost_lease_or_connection_is_raised_and_is_not_a_failure(
     clock: HandClock, error: Exception
 ) -> None:
     work, duty = Work(), Duty("try", clock=clock)
