@@ -76,7 +76,7 @@ _carrier: ContextVar[PerformedMessage | None] = ContextVar("hermes_celery_carrie
 
 
 def hop_of(header: Any) -> int:
-    """Return how often a message's run was handed on; 0 if no header says so validly."""
+    """Return how often a message's run was handed on; 0 if the header has no valid number."""
     hop = header.get(_HOP) if isinstance(header, Mapping) else None
     if not isinstance(hop, int) or isinstance(hop, bool):
         return 0

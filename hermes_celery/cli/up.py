@@ -278,7 +278,7 @@ def _time_of_runs(settings: Settings, display: _RunDisplay | None) -> str:
 def _split(settings: Settings, shards: int | None, *, stop: threading.Event) -> None:
     """Split the due index into `shards`.
 
-    Retried for a few seconds: a beat that has just died still holds its lease.
+    Tries for a few seconds, because a beat that has just died still holds its lease.
     """
     database = open_database(settings)
     if shards is None or Shards(database).count() == shards:

@@ -171,7 +171,7 @@ def _stored(call: TaskCall) -> TaskCall:
     whole = {part: exact(getattr(call, part), place=part) for part in _PARTS}
     more = {part: whole[part] for part in _PARTS if whole[part] != written[part]}
     call = msgspec.structs.replace(call, **written, exact=more or None)
-    # In the form in which it will be read, so that stored and declared calls can be compared.
+    # Use the form that is read back, so that stored and declared calls can be compared.
     return msgspec.json.decode(msgspec.json.encode(call), type=TaskCall)
 
 
