@@ -7,8 +7,8 @@
     memory     the server uses more than nine tenths of the memory that it may use
     disk       the disk of a Hermes home, a worker's or this beat's, is nearly full
 
-The leader checks at every scan, over a bounded number of entries. Each trouble is an incident of no
-single job, and is closed here when it is over.
+The leader checks at every scan, over a bounded number of entries. Each trouble is an incident that
+concerns no single job, and is closed here when it is over.
 """
 
 from __future__ import annotations

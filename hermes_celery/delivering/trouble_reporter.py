@@ -37,7 +37,7 @@ class TroubleReporter:
         send_now: Callable[[str], None] = lambda _: None,
         command_options: Callable[[int], str] = lambda now_ms: "",
     ) -> None:
-        """Take the collaborators; `alerts` is the target for troubles of no single job.
+        """Take the collaborators; `alerts` is the target for troubles that concern no single job.
 
         `send_now` delivers a notice from this process if no worker can. `command_options`
         returns the options to insert after `hermes-celery` in commands to type.

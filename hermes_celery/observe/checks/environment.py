@@ -36,7 +36,7 @@ def refusals(check: str, refuse: Callable[[], None]) -> Iterator[Finding]:
 def check_alerts(
     settings: Settings, *, refuse: Callable[[], None], without_target: Callable[[], list[str]]
 ) -> Finding:
-    """Report whether alerts (troubles of no single job) reach anybody.
+    """Report whether alerts (incidents that concern no single job) reach anybody.
 
     `refuse` raises SettingsError for invalid alerts. `without_target` returns the parts of the
     alerts that resolve to no target on this machine.

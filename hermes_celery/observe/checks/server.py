@@ -29,8 +29,8 @@ def check_format(database: Database) -> Finding:
     except FormatTooNew as error:
         return fail("format", str(error))
     except RecordBroken as error:
-        return fail("format", f"{error.key} {error.what}; start a beat: its leader moves the key "
-                     "out of the way and writes it again")  # fmt: skip
+        return fail("format", f"{error.key} {error.what}; start a beat: its leader quarantines "
+                     "the key and writes it again")  # fmt: skip
     text = f"{stored.format} is stored, this program writes {FORMAT}"
     if stored.to is not None:
         text += f"; a migration to {stored.to} is under way"

@@ -53,14 +53,14 @@ def linked(*_):
 
 @app.task(bind=True)
 def single(self):
-    """Replace itself by another task."""
+    """Replace this task by another task."""
     note("body", "single")
     raise self.replace(leaf.s("single"))
 
 
 @app.task(bind=True)
 def immutable(self):
-    """Replace itself by an immutable signature."""
+    """Replace this task by an immutable signature."""
     note("body", "immutable")
     raise self.replace(leaf.si("immutable"))
 
@@ -76,21 +76,21 @@ def pages(self, page=0):
 
 @app.task(bind=True)
 def elsewhere(self):
-    """Replace itself by a task on another queue."""
+    """Replace this task by a task on another queue."""
     note("body", "elsewhere")
     raise self.replace(leaf.s("elsewhere").set(queue="other"))
 
 
 @app.task(bind=True)
 def one_link(self):
-    """Replace itself by a chain of one task."""
+    """Replace this task by a chain of one task."""
     note("body", "one_link")
     raise self.replace(chain(leaf.s("one_link")))
 
 
 @app.task(bind=True)
 def long_chain(self):
-    """Replace itself by a chain, whose last task ends the run."""
+    """Replace this task by a chain, whose last task ends the run."""
     note("body", "long_chain")
     raise self.replace(
         chain(step.si("long_chain"), step.si("long_chain", 2), leaf.si("long_chain"))
@@ -99,7 +99,7 @@ def long_chain(self):
 
 @app.task(bind=True)
 def broken_chain(self):
-    """Replace itself by a chain that fails."""
+    """Replace this task by a chain that fails."""
     note("body", "broken_chain")
     raise self.replace(chain(step.si("broken_chain"), bad.si("broken_chain"), leaf.si("broken")))
 
@@ -137,42 +137,42 @@ def held(self, name):
 
 @app.task(bind=True)
 def put_back(self):
-    """Replace itself by a chain, one step of which is requeued."""
+    """Replace this task by a chain, one step of which is requeued."""
     note("body", "put_back")
     raise self.replace(chain(turned_away.si("put_back"), leaf.si("put_back")))
 
 
 @app.task(bind=True)
 def survives(self):
-    """Replace itself by a chain, one step of which is redelivered after its process died."""
+    """Replace this task by a chain, one step of which is redelivered after its process died."""
     note("body", "survives")
     raise self.replace(chain(dies_once.si("survives"), leaf.si("survives")))
 
 
 @app.task(bind=True)
 def beyond_help(self):
-    """Replace itself by a chain, one step of which dies without a retry."""
+    """Replace this task by a chain, one step of which dies without a retry."""
     note("body", "beyond_help")
     raise self.replace(chain(dies.si("beyond_help"), leaf.si("beyond_help")))
 
 
 @app.task(bind=True)
 def cut_off(self):
-    """Replace itself by a chain; the worker stops during a step."""
+    """Replace this task by a chain; the worker stops during a step."""
     note("body", "cut_off")
     raise self.replace(chain(held.si("cut_off"), leaf.si("cut_off")))
 
 
 @app.task(bind=True)
 def to_nobody(self):
-    """Replace itself by a chain that begins with an unregistered task."""
+    """Replace this task by a chain that begins with an unregistered task."""
     note("body", "to_nobody")
     raise self.replace(chain(app.signature("not.there", immutable=True), leaf.si("to_nobody")))
 
 
 @app.task(bind=True)
 def to_gibberish(self):
-    """Replace itself by a chain that begins with an unreadable message."""
+    """Replace this task by a chain that begins with an unreadable message."""
     note("body", "to_gibberish")
     first = step.si("to_gibberish").set(shadow={"not": "a text"})
     raise self.replace(chain(first, leaf.si("to_gibberish")))
@@ -180,21 +180,21 @@ def to_gibberish(self):
 
 @app.task(bind=True)
 def many(self):
-    """Replace itself by a group."""
+    """Replace this task by a group."""
     note("body", "many")
     raise self.replace(group(leaf.si("many-1"), leaf.si("many-2")))
 
 
 @app.task(bind=True)
 def crowd(self):
-    """Replace itself by a chord."""
+    """Replace this task by a chord."""
     note("body", "crowd")
     raise self.replace(chord([step.si("crowd"), step.si("crowd")], leaf.si("crowd")))
 
 
 @app.task(bind=True)
 def bad_crowd(self):
-    """Replace itself by a chord, one part of which fails."""
+    """Replace this task by a chord, one part of which fails."""
     note("body", "bad_crowd")
     raise self.replace(chord([step.si("bad_crowd"), bad.si("bad_crowd")], leaf.si("bad_crowd")))
 

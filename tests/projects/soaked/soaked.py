@@ -96,7 +96,7 @@ def rest():
 
 @app.task(bind=True)
 def handed(self):
-    """Replace itself by `rest`."""
+    """Replace this task by `rest`."""
     starts.note("handed")
     raise self.replace(rest.s())
 
