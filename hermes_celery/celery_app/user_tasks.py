@@ -163,7 +163,7 @@ def _time_limit(task: Any) -> float | None:
 def _ended(task: Any, call: _Call, state: str) -> Any:
     """Return the task's result, or raise its error, for Celery.
 
-    If the task was not called, or its run was cancelled, Celery records it as revoked.
+    If the task was not called, or its run was cancelled, its message ends as revoked.
     """
     if call.was_called and state != RunState.CANCELLED:
         if call.error is not None:

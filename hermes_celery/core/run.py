@@ -135,7 +135,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     reason: str | None = None
     #: The exit code of the script or agent.
     exit_code: int | None = None
-    #: How far the delivery of the output is.
+    #: The state of the output's delivery.
     delivery: DeliveryState = DeliveryState.NONE
     #: The part of a successful delivery that did not go out as the job asks.
     delivery_warning: str | None = None

@@ -172,7 +172,7 @@ class Keys:
         return f"{self.prefix}troubles:{job_id}"
 
     def breaker(self, digest: str) -> str:
-        """Hash: a delivery server that did not answer, and how long to leave it alone."""
+        """Hash: a delivery server that did not answer, and how long it is paused."""
         return f"{self.prefix}breaker:{digest}"
 
     def idempotency(self, key: str) -> str:
