@@ -372,6 +372,8 @@ class _Template:
     def __init__(self, message: dict[str, Any], *, key: str) -> None:
         self.key = key
         self._body = b64decode(message["body"]).split(_RUN_ID.encode())
+        #: The body of a project's task has no run id, so it is the same in each message.
+        self._same_body = message["body"].encode() if len(self._body) == 1 else None
         message["body"] = _BODY
         message["properties"]["delivery_tag"] = _TAG
         # In the order in which `fill` replaces them. kombu makes a random delivery tag per message;
@@ -383,7 +385,8 @@ class _Template:
 
     def fill(self, *, run_id: str, message_id: str, shadow: str, header: bytes) -> bytes:
         """Return the message of one run."""
-        run, own = run_id.encode(), message_id.encode()
-        body = b64encode(run.join(self._body))
+        run = run_id.encode()
+        own = run if message_id is run_id else message_id.encode()
+        body = self._same_body or b64encode(run.join(self._body))
         values = (run, own, own, _encode(shadow)[1:-1], body, header)
         return self._format % cast(tuple[bytes, ...], self._pick(values))
