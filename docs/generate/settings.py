@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from docs.generate.markdown import code, table
-from hermes_celery.settings import ELSEWHERE, VARIABLES, Variable
+from hermes_celery.settings.table import ELSEWHERE, VARIABLES, Variable
 
 _HEAD = """\
 # Settings

@@ -35,7 +35,7 @@ _SHORTEST_STOP_SECONDS = read_settings({}).grace_seconds + TERM_SECONDS
 
 
 def settings_read() -> set[str]:
-    """Return every environment variable that settings.py reads."""
+    """Return every environment variable that sets an attribute of `Settings`."""
     return {variable.name for variable in VARIABLES.values()}
 
 
