@@ -48,6 +48,6 @@ def untold_job(field: str, value: str) -> UntoldJob | None:
         return None
     try:
         note = msgspec.json.decode(value, type=UntoldJob)
-    except (msgspec.DecodeError, UnicodeError):
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
         return UntoldJob(job_id=job_id, text=f"job {job_id}: {_UNREADABLE}")
     return msgspec.structs.replace(note, job_id=job_id)

@@ -252,19 +252,26 @@ class Sweep:
             found += once
         return found
 
-    def taken_off(self, job_id: str, error: str, *, now_ms: int) -> None:
-        """Report a job that a tick took off the schedule, because it cannot be planned.
+    def taken_off(self, *, now_ms: int) -> None:
+        """Report the jobs that a tick took off the schedule, because they cannot be planned.
 
-        Raises StoreUnavailable. If the server refuses the report, a later step reports the job from
-        the note that the tick stored.
+        They are reported from the notes that the tick stored, so each time anew. If the server
+        refuses the report, a later step makes it. Raises StoreUnavailable.
         """
-        text = f"job {job_id} was taken off the schedule: {error}"
+        self._report_notes(now_ms)
+
+    def put_off(self, job_id: str, error: str, *, now_ms: int) -> None:
+        """Report a job that a tick put off, although the job itself is not at fault.
+
+        The same job is reported once, however often it is put off. Raises StoreUnavailable.
+        """
         finding = Disagreement(
-            trouble=DisagreementKind.BROKEN, subject=job_id, job_id=job_id, text=text
+            trouble=DisagreementKind.BROKEN,
+            subject=job_id,
+            job_id=job_id,
+            text=f"job {job_id} was put off: {error}",
         )
-        if self._report_new([finding], now_ms):
-            with _logged():
-                self._notes.forget_untold([job_id])
+        self._report_new([finding], now_ms)
 
     def gone(self, job_id: str, *, now_ms: int) -> None:
         """Report a job that a tick found without its record, unless the job was removed meanwhile.
@@ -375,10 +382,10 @@ class Sweep:
         self._note.stopped += sum(finding.trouble is DisagreementKind.STOPPED for finding in found)
         self._report_new(found, now_ms)
 
-    def _report_new(self, found: Sequence[Disagreement], now_ms: int) -> bool:
-        """Report new findings; return False if the server refused some of the reports.
+    def _report_new(self, found: Sequence[Disagreement], now_ms: int) -> None:
+        """Report new findings; those that the server refuses are found and reported again.
 
-        Refused ones are found and reported again. Raises StoreUnavailable.
+        Raises StoreUnavailable.
         """
         new = [one for one in found if one.is_mended or (one.subject, one.text) not in self._known]
         self._log_all(new)
@@ -388,7 +395,7 @@ class Sweep:
         if any(one.is_mended for one in gone):
             self._report_notes(now_ms)
         self._report_refused([one for one in gone if not one.is_mended], now_ms)
-        return self._report_others([one for one in new if one not in gone], now_ms)
+        self._report_others([one for one in new if one not in gone], now_ms)
 
     def _report_refused(self, gone: Sequence[Disagreement], now_ms: int) -> None:
         """Report vanished jobs whose repair the server refused, so that no note was left."""
@@ -397,27 +404,26 @@ class Sweep:
                 self._reported += 1
                 self._remember([finding])
 
-    def _report_others(self, new: Sequence[Disagreement], now_ms: int) -> bool:
-        is_told = True
+    def _report_others(self, new: Sequence[Disagreement], now_ms: int) -> None:
         ghosts = [one for one in new if one.trouble is DisagreementKind.GHOST]
         if ghosts:
             text = f"leftover entries were removed ({len(ghosts)})"
-            is_told = self._incident("ghosts", f"{text}, for example: {ghosts[0].text}", "", now_ms)
-            self._remember(ghosts if is_told else [])
+            if self._incident("ghosts", f"{text}, for example: {ghosts[0].text}", "", now_ms):
+                self._remember(ghosts)
         # Stopped jobs come first: there may be more findings than the limit allows.
         rest = [one for one in new if one.trouble is not DisagreementKind.GHOST]
         for finding in sorted(rest, key=lambda one: one.trouble is not DisagreementKind.STOPPED):
             if self._reported >= _MOST_REPORTED:
-                text = f"{finding.text}; there are more faults"
-                once = self._incident("many", text, "", now_ms)
+                is_told = self._report_many(finding.text, now_ms)
             else:
-                once = self._incident(
+                is_told = self._incident(
                     finding.subject, finding.text, finding.job_id, now_ms, kind=_kind(finding)
                 )
-                self._reported += once
-            is_told = is_told and once
-            self._remember([finding] if once else [])
-        return is_told
+                self._reported += is_told
+            self._remember([finding] if is_told else [])
+
+    def _report_many(self, text: str, now_ms: int) -> bool:
+        return self._incident("many", f"{text}; there are more faults", "", now_ms)
 
     def _remember(self, told: Sequence[Disagreement]) -> None:
         """Remember unrepaired findings that were reported, so that each is reported once."""
@@ -433,18 +439,28 @@ class Sweep:
             notes = self._notes.untold()
             for note in notes:
                 if self._reported >= _MOST_REPORTED:
-                    done += self._report_together(notes, now_ms)
+                    left = [one for one in notes if one.job_id not in done]
+                    count = sum(one.is_gone for one in notes)
+                    done += self._report_together(left, now_ms, count=count)
                     break
                 if self._report_note(note, now_ms):
                     self._reported += 1
                     done.append(note.job_id)
             self._notes.forget_untold(done)
 
-    def _report_together(self, notes: Sequence[UntoldJob], now_ms: int) -> list[str]:
-        """Report all the jobs in one incident; return their ids, or none if it was refused."""
-        if not self._try_report(lambda: self._report_many_gone(len(notes), now_ms), now_ms):
-            return []
-        return [note.job_id for note in notes]
+    def _report_together(self, left: Sequence[UntoldJob], now_ms: int, *, count: int) -> list[str]:
+        """Report jobs in one incident of each kind; return the ids of the reported ones.
+
+        `count` is the number of vanished jobs, including those that were reported one by one.
+        """
+        done: list[str] = []
+        gone = [note.job_id for note in left if note.is_gone]
+        if gone and self._try_report(lambda: self._report_many_gone(count, now_ms), now_ms):
+            done += gone
+        off = [note for note in left if not note.is_gone]
+        if off and self._report_many(readable(off[0].text), now_ms):
+            done += [note.job_id for note in off]
+        return done
 
     def _report_note(self, note: UntoldJob, now_ms: int) -> bool:
         if note.is_gone:

@@ -191,8 +191,10 @@ def _telling_of_faults(sweep: Sweep, clock: Clock) -> Callable[[BrokenJob], None
             sweep.gone(fault.job_id, now_ms=clock.now_ms())
         elif fault.key:
             sweep.broken(fault.job_id, fault.key, now_ms=clock.now_ms())
+        elif fault.again_ms is not None:
+            sweep.put_off(fault.job_id, fault.error, now_ms=clock.now_ms())
         else:
-            sweep.taken_off(fault.job_id, fault.error, now_ms=clock.now_ms())
+            sweep.taken_off(now_ms=clock.now_ms())
 
     return on_fault
 

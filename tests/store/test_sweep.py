@@ -12,7 +12,6 @@ import pytest
 from hermes_celery.core.incidents import Trouble, TroubleKind
 from hermes_celery.core.reconciling import Disagreement
 from hermes_celery.core.server_address import BrokerNames
-from hermes_celery.core.untold_jobs import UntoldJob
 from hermes_celery.delivering.trouble_reporter import TroubleReporter
 from hermes_celery.errors import LeaseLost, StoreError, StoreUnavailable
 from hermes_celery.observe.lost_jobs import lost_jobs
@@ -376,9 +375,16 @@ def test_a_key_that_a_script_reported_as_broken_is_repaired_at_once(
     assert open_incidents(world)
 
 
+def take_off(world: World, job_id: str, error: str) -> None:
+    revision = world.call("HGET", world.keys.job(job_id), "revision")
+    fault = BrokenJob(job_id=job_id, error=error, revision=revision)
+    DueIndex(world.database).fault(fault, token=TOKEN)
+
+
 def test_a_job_that_was_taken_off_the_schedule_is_reported_once(sweep: Sweep, world: World) -> None:
+    take_off(world, world.idle.id, "its task cannot be called")
     for _ in range(2):
-        sweep.taken_off(world.idle.id, "its task cannot be called", now_ms=world.clock.ms)
+        sweep.taken_off(now_ms=world.clock.ms)
     (incident,) = Incidents(world.database).open()
     assert (incident.kind, incident.job_id, incident.count) == (
         TroubleKind.BROKEN,
@@ -386,6 +392,46 @@ def test_a_job_that_was_taken_off_the_schedule_is_reported_once(sweep: Sweep, wo
         1,
     )
     assert "taken off the schedule: its task cannot be called" in incident.text
+    assert unreported_jobs(world) == []
+
+
+def test_a_job_that_is_taken_off_the_schedule_for_the_same_reason_is_reported_again(
+    sweep: Sweep, world: World
+) -> None:
+    """Somebody repaired it in between, and it worked."""
+    incidents = Incidents(world.database)
+    for _ in range(2):
+        take_off(world, world.idle.id, "its task cannot be called")
+        sweep.taken_off(now_ms=world.clock.ms)
+        (incident,) = incidents.open()
+        assert incident.told == 1
+        incidents.end([incident], job_id=world.idle.id, now_ms=world.clock.ms)
+        world.clock.ms += EVERY_MS
+
+
+def test_many_jobs_taken_off_the_schedule_are_not_reported_as_vanished(
+    sweep: Sweep, world: World
+) -> None:
+    """The first leader was killed before it reported any."""
+    jobs = [a_job(now=world.store.cron.now, id=f"{number:012x}") for number in range(25)]
+    world.store.jobs.write_many([Write(job=job) for job in jobs])
+    for job in jobs:
+        take_off(world, job.id, "no such zone")
+    sweep.taken_off(now_ms=world.clock.ms)
+    found = Incidents(world.database).open()
+    assert {one.kind for one in found} == {TroubleKind.BROKEN}
+    assert len(found) == 21
+    (many,) = [one for one in found if not one.job_id]
+    assert "no such zone; there are more faults" in many.text
+    assert unreported_jobs(world) == []
+
+
+def test_a_job_that_is_put_off_again_and_again_is_reported_once(sweep: Sweep, world: World) -> None:
+    for _ in range(2):
+        sweep.put_off(world.idle.id, "a newer version wrote it", now_ms=world.clock.ms)
+    (incident,) = Incidents(world.database).open()
+    assert (incident.kind, incident.count) == (TroubleKind.BROKEN, 1)
+    assert "put off: a newer version wrote it" in incident.text
 
 
 @pytest.mark.parametrize("becomes", ["nothing", "garbage"])
@@ -530,9 +576,7 @@ def test_the_next_leader_reports_a_job_that_was_taken_off_the_schedule(
     sweep: Sweep, world: World
 ) -> None:
     """The first leader was killed between tick and report."""
-    revision = world.call("HGET", world.keys.job(world.idle.id), "revision")
-    fault = BrokenJob(job_id=world.idle.id, error="no such zone", revision=revision)
-    DueIndex(world.database).fault(fault, token=TOKEN)
+    take_off(world, world.idle.id, "no such zone")
     assert world.call("HGET", world.keys.job(world.idle.id), "state") == "error"
     go_round(sweep, world)
     (incident,) = Incidents(world.database).open()
@@ -541,19 +585,11 @@ def test_the_next_leader_reports_a_job_that_was_taken_off_the_schedule(
     assert unreported_jobs(world) == []
 
 
-def test_a_fault_reported_by_a_tick_is_not_reported_again_from_its_note(
-    sweep: Sweep, world: World
+@pytest.mark.parametrize("value", [b"\xff{", b'{"x": ' + b"[" * 100_000])
+def test_an_unreadable_note_is_reported_with_its_job(
+    sweep: Sweep, world: World, value: bytes
 ) -> None:
-    note = UntoldJob(job_id=world.idle.id, text="off", is_gone=False)
-    world.call("HSET", world.keys.sweep, note.field, note.as_text())
-    sweep.taken_off(world.idle.id, "no such zone", now_ms=world.clock.ms)
-    assert unreported_jobs(world) == []
-    (incident,) = Incidents(world.database).open()
-    assert "no such zone" in incident.text
-
-
-def test_an_unreadable_note_is_reported_with_its_job(sweep: Sweep, world: World) -> None:
-    world.call("HSET", world.keys.sweep, f"untold:{world.idle.id}", b"\xff{", "untold:x", "y")
+    world.call("HSET", world.keys.sweep, f"untold:{world.idle.id}", value, "untold:x", "y")
     sweep.step(TOKEN, world.clock.ms)
     (incident,) = Incidents(world.database).open()
     assert "is unreadable" in incident.text
