@@ -9,15 +9,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-import msgspec
-
 from hermes_celery.celery_app.types import Celery
 from hermes_celery.core.job import Job
-from hermes_celery.core.job_checks import define
 from hermes_celery.errors import HermesCeleryError
 from hermes_celery.interop.beat_schedule import declared_of, declared_twice, requests_of
 from hermes_celery.interop.cron_attributes import manager_of, place_of
-from hermes_celery.scheduling.declared_jobs import managed_id
+from hermes_celery.scheduling.declared_jobs import DeclaredJobs, declared_job
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AppRequests:
+    """The declarations of one app that can be read; a request may still be no valid job."""
+
+    declared: DeclaredJobs
+    #: The reasons of refused declarations, by name.
+    refused: dict[str, str]
+    #: Entries of `beat_schedule` that do not count, because `cron.add` declares their names too.
+    twice: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,8 +37,8 @@ class AppDeclarations:
     refused: dict[str, str]
 
 
-def declarations_of(app: Celery, *, now: datetime, default_timezone: str) -> AppDeclarations:
-    """Return the jobs that `cron.add` and `beat_schedule` declare, as if created at `now`.
+def read_requests(app: Celery, *, default_timezone: str) -> AppRequests:
+    """Return what `cron.add` and `beat_schedule` declare.
 
     `default_timezone` is the zone of jobs that name none, if the app sets none either.
     """
@@ -41,20 +49,29 @@ def declarations_of(app: Celery, *, now: datetime, default_timezone: str) -> App
         # The declaration of `cron.add` counts, even if it is refused.
         entries.pop(name, None)
         refused_entries.pop(name, None)
-    refused = {**twice, **refused_entries, **refused_additions}
-    manager = manager_of(app)
+    return AppRequests(
+        declared=DeclaredJobs(
+            manager=manager_of(app),
+            requests={**entries, **added},
+            default_timezone=default_timezone,
+            place_of=lambda name: place_of(app, name),
+        ),
+        refused={**refused_entries, **refused_additions},
+        twice=twice,
+    )
+
+
+def declarations_of(app: Celery, *, now: datetime, default_timezone: str) -> AppDeclarations:
+    """Return the jobs that `cron.add` and `beat_schedule` declare, as if created at `now`.
+
+    `default_timezone` is the zone of jobs that name none, if the app sets none either.
+    """
+    read = read_requests(app, default_timezone=default_timezone)
+    refused = {**read.twice, **read.refused}
     jobs: dict[str, Job] = {}
-    for name, request in {**entries, **added}.items():
+    for name in read.declared.requests:
         try:
-            spec, first = define(
-                request,
-                job_id=managed_id(manager, name),
-                now=now,
-                default_timezone=default_timezone,
-            )
+            jobs[name] = declared_job(read.declared, name, now=now)
         except HermesCeleryError as error:
             refused[name] = str(error)
-            continue
-        spec = msgspec.structs.replace(spec, managed_by=manager, declared_in=place_of(app, name))
-        jobs[name] = Job(spec=spec, next_run_at=first)
     return AppDeclarations(jobs=jobs, refused=refused)

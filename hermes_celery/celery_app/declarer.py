@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
+from hermes_celery.celery_app.declared_by_app import read_requests
 from hermes_celery.core.counted import counted
 from hermes_celery.core.declared import Declaration, RefusedJob, additional, foreign, sharing_text
 from hermes_celery.core.incidents import Trouble, TroubleKind, incident_id
@@ -26,9 +27,6 @@ from hermes_celery.events import RateLimitedLog, event
 from hermes_celery.instant import from_ms
 from hermes_celery.interop.beat_schedule import (
     WHOLE,
-    declared_of,
-    declared_twice,
-    requests_of,
     with_defaults,
 )
 from hermes_celery.interop.cron_attributes import (
@@ -40,7 +38,7 @@ from hermes_celery.interop.cron_attributes import (
     place_of,
     project_of,
 )
-from hermes_celery.scheduling.declared_jobs import DeclaredJobs, managed_id, synchronise
+from hermes_celery.scheduling.declared_jobs import managed_id, synchronise
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -296,32 +294,16 @@ class ProjectDeclarer:
 
     def _write(self, now_ms: int, *, kept: frozenset[str], contested: Mapping[str, str]) -> bool:
         """Write the declared jobs; return whether all are written. Raises StoreError."""
-        taken, refused = requests_of(self._app)
-        twice = declared_twice(self._app)
-        for name in twice:
-            taken.pop(name, None)
-            refused.pop(name, None)
-        added, unzoned = declared_of(self._app, default_timezone=self._default_timezone)
-        reasons = {**refused, **unzoned}
-        manager = manager_of(self._app)
+        read = read_requests(self._app, default_timezone=self._default_timezone)
+        declared, reasons, twice = read.declared, read.refused, read.twice
         # A stored job keeps running until its new declaration is valid or is removed.
-        unread = {managed_id(manager, name) for name in reasons}
-        if WHOLE in refused:
-            unread |= set(self._jobs.managed_by(manager)) - {managed_id(manager, n) for n in added}
-        declared = {**taken, **added}
+        unread = {managed_id(declared.manager, name) for name in reasons}
+        if WHOLE in reasons:
+            readable = {managed_id(declared.manager, name) for name in declared.requests}
+            unread |= set(self._jobs.managed_by(declared.manager)) - readable
         for name, why in reasons.items():
             event(_log, "job.refused", level=logging.ERROR, job=name, why=why)
-        report = synchronise(
-            self._jobs,
-            DeclaredJobs(
-                manager=manager,
-                requests=declared,
-                default_timezone=self._default_timezone,
-                place_of=lambda name: place_of(self._app, name),
-            ),
-            now=from_ms(now_ms),
-            left=kept | unread,
-        )
+        report = synchronise(self._jobs, declared, now=from_ms(now_ms), left=kept | unread)
         reasons = {**reasons, **report.refused}
         for job_id, project in contested.items():
             name = self._sharing.mine.jobs[job_id]
@@ -330,7 +312,7 @@ class ProjectDeclarer:
                 "projects a namespace of its own: Cron(app, namespace=...)"
             )
         warnings = {
-            name: why for name, request in declared.items()
+            name: why for name, request in declared.requests.items()
             if name not in reasons | twice and (why := doubt_about_call(self._app, request.task))
         }  # fmt: skip
         refusals = [self._refusal(name, why) for name, why in reasons.items()]

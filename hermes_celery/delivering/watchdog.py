@@ -20,6 +20,7 @@ import msgspec
 from hermes_celery.core.dead_letters import QUIET_MS
 from hermes_celery.core.incidents import Incident, Trouble, TroubleKind
 from hermes_celery.core.planning import grace_ms
+from hermes_celery.core.run import EndReason
 from hermes_celery.delivering.beat_watchdog import NO_BEAT_MS, beat_text
 from hermes_celery.delivering.queue_watch import unserved
 from hermes_celery.errors import JobNotFound, RecordBroken
@@ -162,7 +163,7 @@ class Watchdog:
         found = 0
         for run in skipped:
             spec = self._spec(run.job_id)
-            if spec is None or not run.reason.startswith(("missed", "expired")):
+            if spec is None or not run.reason.startswith((EndReason.MISSED, EndReason.EXPIRED)):
                 continue
             found += 1
             text = f"Cron '{spec.name}' did not run: {run.reason} → hermes-celery runs {spec.id}"

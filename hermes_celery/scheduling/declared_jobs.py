@@ -71,18 +71,15 @@ def synchronise(
     Raises StoreError.
     """
     manager = declared.manager
-    wanted = {managed_id(manager, name): request for name, request in declared.requests.items()}
-    for job_id in left:
-        wanted.pop(job_id, None)
     names = {managed_id(manager, name): name for name in declared.requests}
+    wanted = {job_id: name for job_id, name in names.items() if job_id not in left}
     new: list[Job] = []
     refused: dict[str, str] = {}
-    for job_id, request in wanted.items():
+    for name in wanted.values():
         try:
-            job = _job(request, job_id, declared, now=now)
-            new.append(_placed(job, declared.place_of(names[job_id])))
+            new.append(declared_job(declared, name, now=now))
         except HermesCeleryError as error:
-            refused[names[job_id]] = str(error)
+            refused[name] = str(error)
     kept = {*wanted, *left}
     gone = [job_id for job_id in jobs.managed_by(manager) if job_id not in kept]
     done, unwritten, raced = _put(jobs, new)
@@ -103,15 +100,18 @@ def synchronise(
     return report
 
 
-def _job(request: JobRequest, job_id: str, declared: DeclaredJobs, *, now: datetime) -> Job:
+def declared_job(declared: DeclaredJobs, name: str, *, now: datetime) -> Job:
+    """Return a declared job as if created at `now`. Raises HermesCeleryError if it is invalid."""
     spec, first = define(
-        request, job_id=job_id, now=now, default_timezone=declared.default_timezone
+        declared.requests[name],
+        job_id=managed_id(declared.manager, name),
+        now=now,
+        default_timezone=declared.default_timezone,
     )
-    return Job(spec=msgspec.structs.replace(spec, managed_by=declared.manager), next_run_at=first)
-
-
-def _placed(job: Job, place: str | None) -> Job:
-    return msgspec.structs.replace(job, spec=msgspec.structs.replace(job.spec, declared_in=place))
+    spec = msgspec.structs.replace(
+        spec, managed_by=declared.manager, declared_in=declared.place_of(name)
+    )
+    return Job(spec=spec, next_run_at=first)
 
 
 def _put(jobs: Jobs, new: Sequence[Job]) -> tuple[dict[str, str], dict[str, str], bool]:
