@@ -249,5 +249,5 @@ def _ending(item: Run) -> str:
 def _exit_code(item: Run) -> int:
     if item.state in (RunState.SUCCEEDED, RunState.SENT):
         return ExitCode.DONE
-    is_plain = item.exit_code is not None and 0 < item.exit_code < 256
-    return item.exit_code if is_plain and item.exit_code else ExitCode.FAILED
+    code = item.exit_code
+    return code if code is not None and 0 < code < 256 else ExitCode.FAILED
