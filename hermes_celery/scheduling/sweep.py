@@ -58,6 +58,8 @@ REFILL_AGAIN_MS = 60_000
 #: Incidents that one round reports one by one, and lines that one step logs.
 _MOST_REPORTED, _MOST_LOGGED = 20, 20
 _MOST_KNOWN = 10_000
+#: A finding that was absent for this long is reported again: it was repaired in between.
+_KNOWN_MS = 600_000
 #: The number of the round over records that neither stop a job nor hide a run, and how often it
 #: gets a step.
 _REST, _REST_EVERY_STEPS = 2, 5
@@ -213,7 +215,8 @@ class Sweep:
         self._hurried: set[int] = set()
         self._note = SweepNote()
         self._reported = 0
-        self._known: set[tuple[str, str]] = set()
+        #: Reported findings that were not repaired, and when each was last found.
+        self._known: dict[tuple[str, str], int] = {}
         self._refused = RateLimitedLog()
 
     def step(self, token: int, now_ms: int) -> bool:
@@ -387,7 +390,7 @@ class Sweep:
 
         Raises StoreUnavailable.
         """
-        new = [one for one in found if one.is_mended or (one.subject, one.text) not in self._known]
+        new = [one for one in found if one.is_mended or not self._is_known(one, now_ms)]
         self._log_all(new)
         if len(self._known) > _MOST_KNOWN:
             self._known.clear()
@@ -402,14 +405,14 @@ class Sweep:
         for finding in gone[: max(_MOST_REPORTED - self._reported, 0)]:
             if self._report_note(UntoldJob(job_id=finding.job_id, text=finding.text), now_ms):
                 self._reported += 1
-                self._remember([finding])
+                self._remember([finding], now_ms)
 
     def _report_others(self, new: Sequence[Disagreement], now_ms: int) -> None:
         ghosts = [one for one in new if one.trouble is DisagreementKind.GHOST]
         if ghosts:
             text = f"leftover entries were removed ({len(ghosts)})"
             if self._incident("ghosts", f"{text}, for example: {ghosts[0].text}", "", now_ms):
-                self._remember(ghosts)
+                self._remember(ghosts, now_ms)
         # Stopped jobs come first: there may be more findings than the limit allows.
         rest = [one for one in new if one.trouble is not DisagreementKind.GHOST]
         for finding in sorted(rest, key=lambda one: one.trouble is not DisagreementKind.STOPPED):
@@ -420,14 +423,22 @@ class Sweep:
                     finding.subject, finding.text, finding.job_id, now_ms, kind=_kind(finding)
                 )
                 self._reported += is_told
-            self._remember([finding] if is_told else [])
+            self._remember([finding] if is_told else [], now_ms)
 
     def _report_many(self, text: str, now_ms: int) -> bool:
         return self._incident("many", f"{text}; there are more faults", "", now_ms)
 
-    def _remember(self, told: Sequence[Disagreement]) -> None:
+    def _is_known(self, finding: Disagreement, now_ms: int) -> bool:
+        """Return whether a finding was reported and is still there; note that it is."""
+        what = finding.subject, finding.text
+        if now_ms - self._known.get(what, -_KNOWN_MS) >= _KNOWN_MS:
+            return False
+        self._known[what] = now_ms
+        return True
+
+    def _remember(self, told: Sequence[Disagreement], now_ms: int) -> None:
         """Remember unrepaired findings that were reported, so that each is reported once."""
-        self._known |= {(one.subject, one.text) for one in told if not one.is_mended}
+        self._known |= {(one.subject, one.text): now_ms for one in told if not one.is_mended}
 
     def _report_notes(self, now_ms: int) -> None:
         """Report the jobs that stored notes name, and delete the notes of reported jobs.

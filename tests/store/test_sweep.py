@@ -572,6 +572,26 @@ def test_an_unrepaired_disagreement_is_reported_when_the_server_accepts_writes_a
     assert open_incidents(world) == [(TroubleKind.BROKEN, world.idle.id)]
 
 
+def test_an_unrepaired_disagreement_that_was_away_is_reported_again(
+    sweep: Sweep, world: World
+) -> None:
+    """Somebody repaired it, and much later it is there again."""
+    incidents = Incidents(world.database)
+    key = world.keys.job(world.idle.id)
+    for _ in range(2):
+        world.call("HSET", key, "state", "levitating")
+        for _ in range(2):
+            go_round(sweep, world)
+            world.clock.ms += EVERY_MS
+        (incident,) = incidents.open()
+        assert (incident.job_id, incident.told) == (world.idle.id, 1)
+        world.call("HSET", key, "state", "scheduled")
+        incidents.end([incident], job_id=world.idle.id, now_ms=world.clock.ms)
+        world.clock.ms += 600_000
+        go_round(sweep, world)
+        assert incidents.open() == []
+
+
 def test_the_next_leader_reports_a_job_that_was_taken_off_the_schedule(
     sweep: Sweep, world: World
 ) -> None:
