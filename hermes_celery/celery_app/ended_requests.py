@@ -3,9 +3,8 @@
 - Celery's signal `task_revoked` reports messages that are expired or revoked when a worker takes
   them, and tasks that are terminated.
 - `Request.on_timeout` and `on_failure` are called for a hard time limit, for a dead process, and
-for
-  a task that failed before our code was called. Each task of the app gets its own request class in
-  front of the one that it has, so that a project's own class stays in use.
+  for a task that failed before our code was called. Each task of the app gets its own request class
+  in front of the one that it has, so that a project's own class stays in use.
 - Every worker that receives a revoke reports it at once, not when the message is taken: by then the
   run might have been pushed again.
 

@@ -8,8 +8,7 @@ class of their own, whose channel
 - asks the Sentinels, if there are any, each time it connects;
 - never waits for a broadcast;
 - treats any error of kombu or Celery, from the message's first byte until the pool has it, as a
-fault
-  of that message: it becomes a dead letter, and the next message is taken.
+  fault of that message: it becomes a dead letter, and the next message is taken.
 
 An error of the server (READONLY, UNBLOCKED, LOADING, MASTERDOWN, WRONGTYPE ...) counts as a lost
 connection: with `broker_channel_error_retry` Celery connects again and continues once the server
