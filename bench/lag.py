@@ -20,6 +20,7 @@ import click
 import msgspec
 from rich.console import Console
 
+from bench import options
 from bench.bed import (
     Bed,
     celery_process,
@@ -158,14 +159,7 @@ def _warm_up(bed: Bed) -> None:
 
 
 @click.command(help=__doc__)
-@click.option(
-    "--stored",
-    multiple=True,
-    type=int,
-    default=(1_000, 100_000),
-    show_default=True,
-    help="Number of other stored jobs; repeatable.",
-)
+@options.counts("--stored", default=(1_000, 100_000), what="Number of other stored jobs")
 @click.option(
     "--seconds",
     type=float,
@@ -176,12 +170,7 @@ def _warm_up(bed: Bed) -> None:
 @click.option(
     "--burst", type=int, default=1_000, show_default=True, help="Number of jobs due at one instant."
 )
-@click.option(
-    "--json",
-    "json_path",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Write the figures to this file.",
-)
+@options.json_path
 def main(stored: tuple[int, ...], seconds: float, burst: int, json_path: Path | None) -> None:
     """Measure and print a table."""
     stop_in_order()
@@ -198,8 +187,7 @@ def main(stored: tuple[int, ...], seconds: float, burst: int, json_path: Path | 
         figures = (f"{value:,.1f}" for value in (lag.p50, lag.p99, lag.most))
         table.add_row(f"{lag.stored:,}", lag.load, lag.until, *figures)
     Console(width=110).print(table)
-    if json_path is not None:
-        json_path.write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n")
+    options.write_figures(json_path, found)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from bench import options
 from bench.server import BenchError, valkey
 from hermes_celery.client import Client
 from hermes_celery.core.built_message import BuiltMessage
@@ -325,14 +326,7 @@ def _print(rows: Sequence[Row]) -> None:
 
 
 @click.command(help=__doc__)
-@click.option(
-    "--stored",
-    multiple=True,
-    type=int,
-    default=(10_000, 100_000),
-    show_default=True,
-    help="Number of stored jobs; repeatable.",
-)
+@options.counts("--stored", default=(10_000, 100_000), what="Number of stored jobs")
 @click.option(
     "--imported",
     type=int,
@@ -340,16 +334,13 @@ def _print(rows: Sequence[Row]) -> None:
     show_default=True,
     help="Number of imported Hermes jobs.",
 )
-@click.option(
-    "--json", "json_file", type=click.Path(path_type=Path), help="Write the figures to this file."
-)
-def main(stored: tuple[int, ...], imported: int, json_file: Path | None) -> None:
+@options.json_path
+def main(stored: tuple[int, ...], imported: int, json_path: Path | None) -> None:
     """Measure and print a table."""
     rows = [row for count in stored for row in with_stored(count)]
     rows += [*importing(imported), *memory_of_jobs(), *kept_runs()]
     _print(rows)
-    if json_file is not None:
-        json_file.write_bytes(msgspec.json.format(msgspec.json.encode(rows), indent=2))
+    options.write_figures(json_path, rows)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ import click
 import msgspec
 from rich.console import Console
 
+from bench import options
 from bench.bed import SLOTS, Bed, fresh_bed, wait_until_done
 from bench.napping import ENVIRONMENT, SECONDS, TASK, make_project
 from bench.server import child
@@ -53,32 +54,20 @@ class _Pace(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @click.command(help=__doc__)
-@click.option("--rounds", default=3, show_default=True, help="Rounds of each measurement.")
+@options.rounds
 @click.option(
     "--runs", default=200, show_default=True, help="Runs per round; a quarter of it under solo."
 )
-@click.option(
-    "--pool",
-    "pools",
-    type=click.Choice(_POOLS),
-    multiple=True,
-    default=_POOLS,
-    help="Measure only this pool; repeatable.",
-)
-@click.option(
-    "--json",
-    "path",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Write the figures to this file.",
-)
-def main(rounds: int, runs: int, pools: tuple[str, ...], path: Path | None) -> None:
+@options.only("--pool", _POOLS, what="pool")
+@options.json_path
+def main(rounds: int, runs: int, pool: tuple[str, ...], json_path: Path | None) -> None:
     """Measure in turns and print a table."""
     stop_in_order()
-    ways = [(pool, app, events) for pool in pools for app in _APPS for events in (False, True)]
+    ways = [(one, app, events) for one in pool for app in _APPS for events in (False, True)]
     paces: dict[tuple[str, str, bool], list[_Pace]] = {way: [] for way in ways}
     for _ in range(rounds):
-        for pool, app, events in ways:
-            paces[pool, app, events].append(_pace(pool, app, events, runs))
+        for way in ways:
+            paces[way].append(_pace(*way, runs))
     rows = [
         Row(
             pool=pool, app=app, events=events,
@@ -97,8 +86,7 @@ def main(rounds: int, runs: int, pools: tuple[str, ...], path: Path | None) -> N
             row.pool, row.app, on, f"{row.per_second:.1f}", f"{naps:.0%}", f"{row.busy:.0%}"
         )
     Console(width=100).print(table)
-    if path is not None:
-        path.write_bytes(msgspec.json.encode(rows))
+    options.write_figures(json_path, rows)
 
 
 def _slots(pool: str) -> int:

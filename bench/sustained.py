@@ -22,6 +22,7 @@ import click
 import msgspec
 from rich.console import Console
 
+from bench import options
 from bench.bed import Bed, celery_process, fresh_bed, store_jobs
 from bench.server import wait_until
 from bench.show import new_table, stop_in_order
@@ -104,19 +105,8 @@ def _benchmark(program: str, bed: Bed) -> float:
     show_default=True,
     help="Number of due jobs.",
 )
-@click.option(
-    "--rounds",
-    type=click.IntRange(1),
-    default=3,
-    show_default=True,
-    help="Rounds of each measurement.",
-)
-@click.option(
-    "--json",
-    "json_path",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Write the figures to this file.",
-)
+@options.rounds
+@options.json_path
 def main(jobs: int, rounds: int, json_path: Path | None) -> None:
     """Measure and print a table."""
     stop_in_order()
@@ -131,8 +121,7 @@ def main(jobs: int, rounds: int, json_path: Path | None) -> None:
             table.add_row(fsync, rate.who, f"{rate.per_second:,.0f}", f"{ratio:.2f}")
         table.add_section()
     Console(width=110).print(table)
-    if json_path is not None:
-        json_path.write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n")
+    options.write_figures(json_path, found)
 
 
 if __name__ == "__main__":

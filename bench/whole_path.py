@@ -29,6 +29,7 @@ import msgspec
 from celery import Celery
 from rich.console import Console
 
+from bench import options
 from bench.bed import (
     DONE_SECONDS,
     SLOTS,
@@ -447,37 +448,14 @@ PARTS = ("path", "idle", "limit", "start")
 
 
 @click.command()
-@click.option(
+@options.counts(
     "--jobs",
-    multiple=True,
-    type=int,
     default=(10, 100, 1000),
-    show_default=True,
-    help="Number of due jobs in `path` and, the largest, in `limit`; repeatable.",
+    what="Number of due jobs in `path` and, the largest, in `limit`",
 )
-@click.option(
-    "--stored",
-    multiple=True,
-    type=int,
-    default=(100, 10_000),
-    show_default=True,
-    help="Number of stored jobs in `idle`; repeatable.",
-)
-@click.option(
-    "--rounds",
-    type=click.IntRange(1),
-    default=3,
-    show_default=True,
-    help="Rounds of each measurement.",
-)
-@click.option(
-    "--only",
-    multiple=True,
-    type=click.Choice(PARTS),
-    default=PARTS,
-    show_default=True,
-    help="Measure only this part; repeatable.",
-)
+@options.counts("--stored", default=(100, 10_000), what="Number of stored jobs in `idle`")
+@options.rounds
+@options.only("--only", PARTS, what="part")
 def main(
     jobs: tuple[int, ...], stored: tuple[int, ...], rounds: int, only: tuple[str, ...]
 ) -> None:

@@ -16,12 +16,13 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from bench import options
 from bench.peers.celery_peers import KINDS, CeleryPeer
 from bench.peers.hermes_agent import HermesAgent
 from bench.peers.install import HERMES, Package, install
 from bench.peers.measure import Contender, Times
 from bench.peers.ours import Ours
-from bench.peers.report import Fault, Idle, Measured, Report, as_json, print_report
+from bench.peers.report import Fault, Idle, Measured, Report, figures, print_report
 from bench.server import BenchError
 from bench.show import stop_in_order
 
@@ -30,29 +31,9 @@ SYSTEMS = ("celery", "celery-redbeat", "django-celery-beat", "hermes-agent")
 
 
 @click.command()
-@click.option(
-    "--jobs",
-    multiple=True,
-    type=int,
-    default=(10, 100, 1000, 10_000),
-    show_default=True,
-    help="Number of jobs due at one instant; repeatable.",
-)
-@click.option(
-    "--stored",
-    multiple=True,
-    type=int,
-    default=(1000, 10_000),
-    show_default=True,
-    help="Number of stored jobs in `idle`; repeatable.",
-)
-@click.option(
-    "--rounds",
-    type=click.IntRange(1),
-    default=3,
-    show_default=True,
-    help="Rounds of each measurement.",
-)
+@options.counts("--jobs", default=(10, 100, 1000, 10_000), what="Number of jobs due at one instant")
+@options.counts("--stored", default=(1000, 10_000), what="Number of stored jobs in `idle`")
+@options.rounds
 @click.option(
     "--limit-seconds",
     type=float,
@@ -60,27 +41,9 @@ SYSTEMS = ("celery", "celery-redbeat", "django-celery-beat", "hermes-agent")
     show_default=True,
     help="Stop a system that takes longer; its cell says how many jobs were done.",
 )
-@click.option(
-    "--only",
-    multiple=True,
-    type=click.Choice(PARTS),
-    default=PARTS,
-    show_default=True,
-    help="Measure only this part; repeatable.",
-)
-@click.option(
-    "--peer",
-    multiple=True,
-    type=click.Choice(SYSTEMS),
-    default=SYSTEMS,
-    help="Measure only this peer; repeatable.",
-)
-@click.option(
-    "--json",
-    "json_path",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Write the figures to this file.",
-)
+@options.only("--only", PARTS, what="part")
+@options.only("--peer", SYSTEMS, what="peer")
+@options.json_path
 def main(
     jobs: tuple[int, ...],
     stored: tuple[int, ...],
@@ -103,8 +66,7 @@ def main(
     finally:
         # After Ctrl-C, print the figures measured so far.
         print_report(console, report)
-    if json_path is not None:
-        json_path.write_bytes(as_json(report) + b"\n")
+    options.write_figures(json_path, figures(report))
 
 
 def _installed(wanted: Sequence[str], report: Report) -> list[Contender]:

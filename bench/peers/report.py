@@ -102,9 +102,9 @@ def _notes(report: Report) -> Iterator[str]:
         yield f"{fault.system}, {fault.what}: {fault.why}"
 
 
-def as_json(report: Report) -> bytes:
-    """Return medians and all rounds as JSON, in ms; null if the limit was reached first."""
-    found = {
+def figures(report: Report) -> dict[str, object]:
+    """Return medians and all rounds in ms, for JSON; null if the limit was reached first."""
+    return {
         "machine": {
             "cores": os.cpu_count(),
             "python": platform.python_version(),
@@ -118,7 +118,6 @@ def as_json(report: Report) -> bytes:
         ],
         "faults": report.faults,
     }
-    return msgspec.json.format(msgspec.json.encode(found), indent=1)
 
 
 def _due_figures(measured: Measured, report: Report) -> dict[str, object]:
