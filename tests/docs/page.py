@@ -4,13 +4,12 @@ These blocks have a meaning; `test_pages.py` does what they say, in the order of
 
 - ```console: lines after `$ ` are typed. A command goes on where a line ends with a backslash,
   where a quotation mark is open, and to the end of a heredoc. The lines below are its output;
-  `...` alone stands for any lines there, and `…` for any text within a line. A command without
-  output below it must succeed. A line `^C` is Ctrl-C for the process that was started last and
-  still runs.
+  `...` alone stands for any lines there, and `…` for any text within a line. A command with no
+  output below it, or with `...` only, must succeed. A line `^C` is Ctrl-C
+  for the process that was started last and still runs.
 - ```python, ```toml, ```ini, ```yaml whose first line is `# shop.py`: that file. With a first line
   `# shop.py, at the end` the block is added to it. Any other Python block is compiled, and what
   it imports from hermes_celery must exist. Any other block of these is parsed, as ```json is.
-- ```pycon: run as a doctest.
 
 A comment directly above a console block changes how it is followed:
 

@@ -113,6 +113,10 @@ class Terminal:
         self.directory = Path(self._where.read_text().strip())
         return int(self._codes.read_text().split()[-1])
 
+    def is_idle(self) -> bool:
+        """Return whether the last command, whose end nobody waited for, has ended."""
+        return self.shell.poll() is None and len(self._codes.read_text().split()) > self._done
+
     def press(self, number: signal.Signals) -> None:
         """Send a signal to all that runs in it, as a terminal does."""
         os.killpg(self.shell.pid, number)
@@ -190,8 +194,6 @@ class Reader:
             self.write(block.text)
         elif block.kind == EACH:
             self._first_line = block.text
-        elif block.kind == "pycon":
-            self._doctest(block, where)
         elif block.is_run:
             steps = typed(block)
             for step in steps:
@@ -201,6 +203,13 @@ class Reader:
                     f"{where}: nothing can be typed after {step.command!r}, which does not end"
                 )
                 self._type(step, where, stays=stays, may_fail=block.mark == "fails")
+
+    def look_back(self) -> None:
+        """Check at the end of the page that what stays in a terminal has not ended by itself."""
+        for terminal in self._terminals:
+            if terminal.occupied_by:
+                ended = f"{self.page}: `{terminal.occupied_by}` ended by itself:\n"
+                assert not terminal.is_idle(), ended + terminal.printed()
 
     def write(self, text: str) -> None:
         """Write a block that is a file."""
@@ -253,7 +262,7 @@ class Reader:
         assert "Traceback (most recent call last)" not in printed, f"{where}: {printed}"
         if step.output:
             assert says(step.output, printed, masked=masked), _different(where, step, printed)
-        if not step.output and not may_fail:
+        if not any(line.strip(" .") for line in step.output) and not may_fail:
             assert code == 0, f"{where}: `{step.command}` ended with {code}:\n{printed}"
         if may_fail:
             assert code != 0, f"{where}: `{step.command}` did not fail:\n{printed}"
@@ -303,13 +312,6 @@ class Reader:
         terminal.shell.wait(_COMMAND_SECONDS)
         printed = self._as_shown(terminal.printed()[began:]).replace("^C", "")
         assert not step.output or says(step.output, printed), _different(where, step, printed)
-
-    def _doctest(self, block: Block, where: str) -> None:
-        file = self._logs / f"block-{block.line}.txt"
-        file.write_text(self._arranged(block.text), encoding="utf-8")
-        terminal = self._terminal()
-        terminal.type(f"{sys.executable} -m doctest -o ELLIPSIS {file}")
-        assert terminal.code() == 0, f"{where}: {terminal.printed()}"
 
     def _arranged(self, text: str) -> str:
         """Return what is really typed: our server, free ports, no network."""

@@ -42,6 +42,7 @@ def test_the_page_is_followed_word_by_word(reader: Reader) -> None:
     shutil.copy(DATA / "django-celery-beat/2.9.0.json", reader.home / "beat.json")
     for block in blocks(PAGE):
         reader.follow(block)
+    reader.look_back()
     printed = reader.printed
 
     assert "count stock" in printed["hermes-celery -A shop list"]

