@@ -42,9 +42,10 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
 # Build the site, site/index.html. Fails if a page differs from the code or a link leads nowhere.
+# With --quiet, mkdocs would ignore the warnings that --strict fails for.
 docs: $(VENV)/.installed-dev
 	$(BIN)/python -m docs.generate --check
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "The site is built: open site/index.html in a browser."
 
 # Make the pictures in docs/screens/ again, from what the commands print now.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from html import unescape
@@ -18,21 +19,39 @@ from tests.docs.page import INTERRUPT, ROOT, blocks, typed
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir"]
-    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
-    built = subprocess.run(
-        [*command, str(place)],
-        cwd=ROOT,
-        env=environment,
+def build(root: Path, place: Path) -> subprocess.CompletedProcess[str]:
+    """Build the site of a repository, with the options of `make docs`."""
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    (options,) = re.findall(r"/mkdocs build (.*)", makefile)
+    return subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", *options.split(), "--site-dir", str(place)],
+        cwd=root,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("site")
+    built = build(ROOT, place)
     assert built.returncode == 0, built.stderr
     return place
+
+
+@pytest.mark.parametrize("link", ["explanation/gone.md", "tutorial.md#gone", "../deploy/gone.yaml"])
+def test_a_link_that_leads_nowhere_ends_the_build(tmp_path: Path, link: str) -> None:
+    root = tmp_path / "root"
+    left_out = shutil.ignore_patterns(".*", "__pycache__", "data", "hermes_celery", "site")
+    shutil.copytree(ROOT, root, ignore=left_out)
+    with (root / "docs" / "index.md").open("a", encoding="utf-8") as page:
+        page.write(f"\nSee [this]({link}).\n")
+    built = build(root, tmp_path / "site")
+    assert built.returncode == 1
+    (warning,) = [line for line in built.stderr.splitlines() if line.startswith("WARNING")]
+    assert link.rpartition("#")[2] in warning
 
 
 def html_of(site: Path, page: Path) -> str:
