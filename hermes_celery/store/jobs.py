@@ -392,7 +392,7 @@ class Jobs:
                 "new_mark": secrets.token_hex(8),
                 "seen_shards": self._database.shards_as_stored,
                 "completed_ms": self._database.now_ms() if _completes(write) else "",
-                "seen_next_ms": _next_as_read(write),
+                **_seen(write),
             },
             more_args=[part for pair in fields.items() for part in pair],
         )
@@ -496,9 +496,6 @@ def _fields(write: Write) -> _Fields:
         for name, value in standing.items()
         if value != before[name] or name in was.faults
     }
-    if moved.get("next_ms"):
-        # Write the state too: a run that ended meanwhile may have completed the job.
-        moved["state"] = standing["state"]
     # A change by a person resets the count of failures.
     return {**_spec_fields(job), **moved, "failures": ""}
 
@@ -541,17 +538,25 @@ def _completes(write: Write) -> bool:
     )
 
 
-def _next_as_read(write: Write) -> str | int:
-    """Return the next_run_at that this change is based on, for the script to compare.
+def _seen(write: Write) -> _Fields:
+    """Return the next_run_at and the state that a change is based on, for the script to compare.
 
-    Only a change of the timing, the repeat count or next_run_at compares it; others return `_ANY`.
+    Only a change of the timing, the repeat count or next_run_at compares them: `_ANY` is not
+    compared.
     """
     job, was = write.job, write.was
-    if was is None or "next_ms" in was.faults:
-        return _ANY
+    seen: _Fields = {"seen_next_ms": _ANY, "seen_state": _ANY}
+    if was is None:
+        return seen
     names = (*TIMING, "repeat_times")
     is_same = all(getattr(job.spec, name) == getattr(was.spec, name) for name in names)
-    return _ANY if is_same and job.next_run_at == was.next_run_at else _or_empty(was.next_run_at)
+    if is_same and job.next_run_at == was.next_run_at:
+        return seen
+    if "next_ms" not in was.faults:
+        seen["seen_next_ms"] = _or_empty(was.next_run_at)
+    if "state" not in was.faults:
+        seen["seen_state"] = was.state.value
+    return seen
 
 
 def _or_empty(instant: datetime | None) -> str | int:

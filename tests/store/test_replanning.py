@@ -241,8 +241,33 @@ def test_a_later_end_schedules_a_job_that_its_last_run_has_completed_meanwhile(
     job = set_fields(store, job, next_run_at=None, completed=1)
     changed = edited(job, {"end": NOON + 9 * HOUR}, now=NOON + HOUR, default_timezone="UTC")
     set_fields(store, job, state="completed")
-    assert store.jobs.change(changed, was=job).state is JobState.SCHEDULED
-    assert store.jobs.get(job.id).state is JobState.SCHEDULED
+    with pytest.raises(Conflict):
+        store.jobs.change(changed, was=job)
+    store.clock.advance(3600)
+    changed = store.cron.edit(job.id, {"end": NOON + 9 * HOUR})
+    assert (changed.state, changed.next_run_at) == (JobState.SCHEDULED, NOON + 2 * HOUR)
+
+
+@pytest.mark.parametrize(
+    ("meanwhile", "then"),
+    [
+        ({"state": "paused", "paused_ms": to_ms(NOON), "paused_reason": "3 failures in a row"},
+         JobState.PAUSED),
+        ({"state": "error"}, JobState.SCHEDULED),
+    ],
+    ids=["paused after failures", "taken off the schedule"],
+)  # fmt: skip
+def test_an_edit_of_the_schedule_conflicts_if_the_state_changed_meanwhile(
+    store: Store, meanwhile: dict[str, Any], then: JobState
+) -> None:
+    """Neither change raises the revision."""
+    job = add(store, "every 1h")
+    changed = edited(job, {"schedule": "every 2h"}, now=NOON, default_timezone="UTC")
+    set_fields(store, job, **meanwhile)
+    with pytest.raises(Conflict):
+        store.jobs.change(changed, was=job)
+    changed = store.cron.edit(job.id, {"schedule": "every 2h"})
+    assert (changed.state, changed.next_run_at) == (then, NOON + 2 * HOUR)
 
 
 def test_an_edit_moves_a_next_run_off_the_grid_to_the_next_instant_of_the_grid(

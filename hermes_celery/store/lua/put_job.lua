@@ -11,10 +11,12 @@
 --       9 completed_ms: now, if this write completes the job, else ''
 --       10 seen_next_ms: next_ms as it was read ('' = none), '*' to skip this comparison: if a tick
 --       has advanced the job meanwhile, a new schedule would run the same occurrence again
+--       11 seen_state: the state as it was read, '*' to skip this comparison: a run's end may have
+--       paused or completed the job meanwhile, and a tick may have taken it off the schedule
 --       then fields of the hash and their values, with `state` and `next_ms` if they change; the
 --       value '' removes a field
 -- Answers  'ok' and the new revision, 'conflict' (another revision, exists already, is gone, or a tick
---          advanced it),
+--          or a run's end changed it),
 --          'resharded' (the number of shards has changed: choose the due index again; nothing changed),
 --          'broken', a key and what is wrong with it (nothing changed)
 --#include _checked
@@ -36,7 +38,7 @@ end
 -- because its answer was lost. Fields that ticks and runs write may have changed since.
 local function is_done()
   local ours = {spec = true, state = true, paused_ms = true, paused_reason = true}
-  for i = 11, #ARGV, 2 do
+  for i = 12, #ARGV, 2 do
     if ours[ARGV[i]] and (redis.call('HGET', KEYS[1], ARGV[i]) or '') ~= ARGV[i + 1] then
       return false
     end
@@ -50,7 +52,10 @@ if not broken and (job[1] or '') ~= ARGV[2] then
   end
   return {'conflict'}
 end
-if not broken and ARGV[10] ~= '*' and (job[3] or '') ~= ARGV[10] then
+local function is_as_seen(value, seen)
+  return seen == '*' or (value or '') == seen
+end
+if not broken and not (is_as_seen(job[3], ARGV[10]) and is_as_seen(job[2], ARGV[11])) then
   return {'conflict'}
 end
 check('ZCARD', KEYS[2])
@@ -59,7 +64,7 @@ check('ZCARD', KEYS[4])
 check('ZCARD', KEYS[7])
 local set, gone = {'revision', following}, {}
 local state, next_ms = job[2], job[3]
-for i = 11, #ARGV, 2 do
+for i = 12, #ARGV, 2 do
   local name, value = ARGV[i], ARGV[i + 1]
   if name == 'state' then
     state = value
