@@ -15,6 +15,7 @@ from hermes_celery.core.built_message import BuildOutcome, BuiltMessage
 from hermes_celery.core.job import JobSpec
 from hermes_celery.errors import JobError
 from hermes_celery.scheduling.planned_runs import BuildsMessages
+from tests.pace import own_seconds
 from tests.support import a_spec, eventually, replaced
 
 _RUN = "aaaaaaaaaaaa-20260622T120000Z"
@@ -103,7 +104,9 @@ def test_a_slow_call_is_pending_and_its_result_is_read_later(
     renewed: list[bool] = []
     world.bounded.meanwhile = lambda: renewed.append(True)
     world.slow.work = world.hang
+    began = own_seconds()
     assert world.build(_A).way is BuildOutcome.PENDING
+    assert own_seconds() - began < 1.5
     assert renewed
     assert world.build(_A).way is BuildOutcome.PENDING
     world.slow.work = lambda: None

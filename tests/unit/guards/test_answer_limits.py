@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import os
-import time
 import tracemalloc
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from hermes_celery.delivering.channel_hermes import HermesChannel
 from hermes_celery.delivering.dead_man_switch import Ping, PingSignal, send
 from hermes_celery.errors import DeliveryFault
 from hermes_celery.guards.answer_limits import ALL_BYTES, BODY_BYTES, limit_requests, limited
+from tests.pace import own_seconds
 from tests.receivers import flood, http_receiver, smtp_receiver
 from tests.support import eventually
 
@@ -107,20 +107,21 @@ def test_answers_outside_of_deliveries_are_not_cut() -> None:
 def test_a_trickling_answer_ends_at_the_timeout_of_the_delivery(head: bytes, scheme: str) -> None:
     query = "?from=a@example.com&to=b@example.com&mode=insecure" if scheme == "mailto" else ""
     with flood(head, b"H", pause_seconds=0.05) as server:
-        began = time.monotonic()
+        channel = AppriseChannel(f"{scheme}://{server.address}/{query}", timeout_seconds=0.3)
+        began = own_seconds()
         with pytest.raises(DeliveryFault):
-            deliver(f"{scheme}://{server.address}/{query}", timeout_seconds=0.3)
-        assert time.monotonic() - began < 20
+            channel.send("text", title="", files=())
+        assert own_seconds() - began < 3
 
 
 def test_a_ping_with_a_trickling_answer_ends_at_its_timeout() -> None:
     with flood(b"HTTP/1.1 200 OK\r\nA: ", b"H", pause_seconds=0.05) as server:
-        began = time.monotonic()
+        began = own_seconds()
         with pytest.raises(DeliveryFault):
             send(
                 Ping(url=f"http://{server.address}/x", signal=PingSignal.START), timeout_seconds=0.5
             )
-        assert time.monotonic() - began < 20
+        assert own_seconds() - began < 3
 
 
 def test_ordinary_messages_arrive_despite_the_limits(tmp_path: Path) -> None:
@@ -159,10 +160,10 @@ def test_only_the_end_of_hermes_sends_output_is_kept(tmp_path: Path) -> None:
 def test_hermes_send_and_its_children_end_at_the_timeout(tmp_path: Path) -> None:
     way = hermes(tmp_path, f"sleep 60 & echo $! > {tmp_path / 'c'}; wait")
     way.seconds = 0.5
-    began = time.monotonic()
+    began = own_seconds()
     with pytest.raises(DeliveryFault, match="took over"):
         way.send("text", title="", files=())
-    assert time.monotonic() - began < 20
+    assert own_seconds() - began < 5
     child = int((tmp_path / "c").read_text())
     eventually(lambda: not Path(f"/proc/{child}/stat").exists() or "Z" in
                Path(f"/proc/{child}/stat").read_text().split(")")[1].split()[0],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from hermes_celery.running.prompt import (
     Skill,
     assembled,
 )
+from tests.pace import quiet_seconds
 from tests.support import a_spec, cases
 
 
@@ -120,11 +122,9 @@ def test_collected_data_with_instructions_is_refused() -> None:
 @pytest.mark.parametrize(
     "unit", ["ignore ", "ignore all ", "curl -d ", "cat ", "curl http://", "$", "rm ", "\ufe0f"]
 )
-def test_a_hostile_prompt_is_scanned_within_seconds(unit: str) -> None:
-    import contextlib
-    import time
+def test_a_hostile_prompt_is_scanned_within_two_seconds(unit: str) -> None:
+    def scan() -> None:
+        with suppress(JobError):
+            check_prompt("curl " + unit * (90_000 // len(unit)))
 
-    began = time.process_time()
-    with contextlib.suppress(JobError):
-        check_prompt("curl " + unit * (90_000 // len(unit)))
-    assert time.process_time() - began < 10
+    assert quiet_seconds(scan) < 2

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
-import time
+from contextlib import suppress
 from datetime import UTC, datetime
 
 import pytest
 
 from hermes_celery.schedule import ScheduleError, from_hermes, parse
 from hermes_celery.schedule.explaining import explain
+from tests.pace import Pace, own_seconds, quiet_seconds
 
 NOW = datetime(2026, 6, 22, 12, tzinfo=UTC)
 LATER = datetime(2027, 6, 22, 12, tzinfo=UTC)
@@ -57,44 +58,47 @@ def _fields(chance: random.Random) -> str:
 
 
 def fuzz(count: int, *, seed: int) -> None:
-    """Parse many texts and ask each schedule in both directions.
-
-    Each takes about 1 ms of processor time; 5 ms on average are too much.
-    """
+    """Parse many texts and ask each schedule in both directions; 1 ms each is the limit."""
     chance = random.Random(seed)
     for zone in ZONES:
         parse("0 0 * * *", timezone=zone)
-    read, faults, slowest, began = 0, set(), 0.0, time.process_time()
-    for _ in range(count):
+    read, faults, slowest, taken, pace = 0, set(), 0.0, 0.0, Pace()
+    began = own_seconds()
+    for number in range(count):
+        if number % 100 == 0:
+            taken += own_seconds() - began
+            pace.turn()
+            began = own_seconds()
         typed = text(chance)
         zone = chance.choice(ZONES)
-        started = time.process_time()
+        started = own_seconds()
         try:
             schedule = parse(typed, timezone=zone, now=NOW, spread="fuzz")
         except ScheduleError as refused:
             faults.add(str(refused))
             continue
         finally:
-            slowest = max(slowest, time.process_time() - started)
+            slowest = max(slowest, own_seconds() - started)
         read += 1
         following, latest = schedule.next_after(NOW), schedule.latest_until(NOW)
-        slowest = max(slowest, time.process_time() - started)
+        slowest = max(slowest, own_seconds() - started)
         assert following is None or following > NOW
         assert latest is None or latest <= NOW
     assert read > count / 3
     assert len(faults) > count / 20
     assert all(faults)
-    assert time.process_time() - began < count * 0.005
-    # A search without bounds takes longer. Other work on the machine does not count.
-    assert slowest < 5
+    taken += own_seconds() - began
+    assert taken < count * 0.001 * pace.slowness
+    # A search without bounds takes longer.
+    assert slowest < 1 * pace.slowness
 
 
-def test_ten_thousand_texts_are_each_read_or_refused_within_milliseconds() -> None:
+def test_ten_thousand_texts_are_each_read_or_refused_within_a_millisecond() -> None:
     fuzz(10_000, seed=1)
 
 
 @pytest.mark.slow
-def test_a_hundred_thousand_texts_are_each_read_or_refused_within_milliseconds() -> None:
+def test_a_hundred_thousand_texts_are_each_read_or_refused_within_a_millisecond() -> None:
     fuzz(100_000, seed=2)
 
 
@@ -118,11 +122,11 @@ def test_every_parsed_text_can_be_explained_and_stored() -> None:
 )
 @pytest.mark.parametrize("zone", ZONES)
 def test_rare_instants_are_found_or_refused_at_once(expression: str, zone: str) -> None:
-    started = time.process_time()
-    try:
-        schedule = parse(expression, timezone=zone)
-        schedule.next_after(NOW)
-        schedule.latest_until(NOW)
-    except ScheduleError:
-        pass
-    assert time.process_time() - started < 5
+    def ask() -> None:
+        with suppress(ScheduleError):
+            schedule = parse(expression, timezone=zone)
+            schedule.next_after(NOW)
+            schedule.latest_until(NOW)
+
+    # Once only: a second time would find the answer in a cache.
+    assert quiet_seconds(ask, turns=1) < 1
