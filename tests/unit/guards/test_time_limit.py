@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from queue import SimpleQueue
 
 import pytest
 
@@ -32,14 +33,21 @@ def test_overdue_work_raises_overdue(never: threading.Event) -> None:
 
 def test_meanwhile_is_called_repeatedly_during_the_work(never: threading.Event) -> None:
     times: list[int] = []
+    threads = SimpleQueue[threading.Thread]()
+
+    def work() -> bool:
+        threads.put(threading.current_thread())
+        return never.wait(60)
 
     def meanwhile() -> None:
         times.append(len(times))
         if len(times) == 3:
             never.set()
+            # Once it has ended, nothing may be called any more.
+            threads.get(timeout=60).join(60)
 
-    assert within(60, lambda: never.wait(60), every_seconds=0.001, meanwhile=meanwhile)
-    assert times[:3] == [0, 1, 2]
+    assert within(60, work, every_seconds=0.001, meanwhile=meanwhile)
+    assert times == [0, 1, 2]
 
 
 def test_an_exception_of_the_callback_meanwhile_ends_the_wait(never: threading.Event) -> None:
