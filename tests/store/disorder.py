@@ -107,15 +107,18 @@ class World:
 
     def dump(self) -> dict[str, Any]:
         """Return every key of the namespace with its value, without what repairs set aside."""
-        found = {
+        return {
             key: self.call("DUMP", key) and self._value(key)
             for key in sorted(self.call("KEYS", f"*{self.keys.namespace}*"))
             if ":quarantine:" not in key
         }
-        # Disagreements that a leader has not reported yet.
-        notes = found.pop(self.keys.sweep, {})
-        notes = {name: value for name, value in notes.items() if not name.startswith("untold:")}
-        return found | ({self.keys.sweep: notes} if notes else {})
+
+    def without_notes(self, dump: dict[str, Any]) -> dict[str, Any]:
+        """Remove from a dump what repairs have noted for the leader to report."""
+        rest = dict(dump)
+        notes = rest.pop(self.keys.sweep, {})
+        kept = {name: value for name, value in notes.items() if not name.startswith("untold:")}
+        return rest | ({self.keys.sweep: kept} if kept else {})
 
     def quarantined(self) -> list[str]:
         return [

@@ -135,11 +135,11 @@ def test_a_disagreement_is_repaired_and_all_else_stays(world: World, name: str) 
 
 
 def _without_scores(dump: dict[str, Any], world: World) -> dict[str, Any]:
-    """Remove the scores of indexes whose instants a repair sets again."""
+    """Remove the scores of indexes whose instants a repair sets again, and the repairs' notes."""
     free = {world.keys.queued, world.keys.heartbeats, world.keys.runs, world.keys.jobs}
     return {
         key: sorted(str(row[0]) for row in value) if key in free else value
-        for key, value in dump.items()
+        for key, value in world.without_notes(dump).items()
     }
 
 
@@ -174,7 +174,8 @@ def test_a_key_of_a_wrong_type_is_quarantined(world: World, name: str) -> None:
     mine = (world.idle.id, world.waiting.id)
     shared = {world.keys.due, world.keys.jobs, world.keys.names, world.keys.queued,
               world.keys.runs, world.keys.job_runs}  # fmt: skip
-    assert {k: v for k, v in world.dump().items() if k not in shared and not _is_of(k, mine)} == {
+    after = world.without_notes(world.dump())
+    assert {k: v for k, v in after.items() if k not in shared and not _is_of(k, mine)} == {
         k: v for k, v in others.items() if k not in shared and not _is_of(k, mine)
     }
 
