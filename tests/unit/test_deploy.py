@@ -191,7 +191,11 @@ def test_compose_starts_two_beats_two_workers_and_a_durable_valkey() -> None:
     assert "--appendonly yes" in valkey
     assert "--maxmemory-policy noeviction" in valkey
     assert "valkey:/data" in found["valkey"]["volumes"]
-    assert "scripts:/data/scripts:ro" in found["worker"]["volumes"]
+    assert found["worker"]["volumes"] == [
+        "scripts:/data/scripts:ro",
+        "/dev/null:/data/.env:ro",
+        "/dev/null:/data/cron/hermes-celery/targets.toml:ro",
+    ]
     assert set(compose()["volumes"]) == {"valkey", "scripts"}
 
 
