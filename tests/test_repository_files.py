@@ -19,6 +19,11 @@ from hermes_celery.cli.doctor import doctor
 ROOT = Path(__file__).parent.parent
 WORKFLOW = ROOT / ".github/workflows/ci.yml"
 TEMPLATES = sorted((ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml"))
+DOCUMENTS = sorted(
+    path
+    for folder in (".", ".github", "bench", "deploy", "docs", "examples", "proof")
+    for path in (ROOT / folder).glob("*.md" if folder == "." else "**/*.md")
+)
 #: Programs of the machine that a step may call.
 _SYSTEM = {"sudo", "bash", "make"}
 
@@ -76,6 +81,51 @@ def test_each_target_and_script_of_the_workflow_exists() -> None:
 @pytest.mark.parametrize("words", [["make", "tset"], ["bash", ".ci/gone"], ["pytest", "tests"]])
 def test_a_command_that_names_a_missing_target_or_script_is_found(words: list[str]) -> None:
     assert missing(words)
+
+
+def calls(text: str) -> list[list[str]]:
+    """Return the commands in a document that call a target, a script of CI, a module or a test."""
+    found = re.findall(
+        r"(?:^\$ |^    |`)((?:make |bash \.ci/|python -m (?:bench|docs|tests)|pytest )[^`\n#|]*)",
+        text,
+        re.MULTILINE,
+    )
+    return [shlex.split(command) for command in found]
+
+
+def unknown(words: list[str]) -> list[str]:
+    """Return the names in a document's command that do not exist in the repository."""
+    if words[0] == "pytest":
+        return [name for name in words[1:] if "/" in name and not (ROOT / name).exists()]
+    if words[0] != "python":
+        return missing(words)
+    path = ROOT.joinpath(*words[2].split("."))
+    source = path / "__main__.py" if path.is_dir() else path.with_suffix(".py")
+    if not source.is_file():
+        return words[2:3]
+    known = source.read_text(encoding="utf-8")
+    known += (ROOT / "bench/options.py").read_text(encoding="utf-8")
+    return [name for name in words[3:] if name.startswith("--") and f'"{name}"' not in known]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_each_command_of_a_document_that_calls_the_repository_exists(path: Path) -> None:
+    for words in calls(path.read_text(encoding="utf-8")):
+        assert unknown(words) == [], shlex.join(words)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "$ make gard    # fast\n",
+        "see `bash .ci/gone`",
+        "    python -m bench.gone\n",
+        "| `python -m bench.soak --minute 3` |",
+        "`pytest -m slow tests/gone`",
+    ],
+)
+def test_a_command_of_a_document_that_is_gone_is_found(text: str) -> None:
+    assert [unknown(words) for words in calls(text)] not in ([], [[]])
 
 
 def test_each_job_checks_out_the_repository_with_read_permission_only() -> None:
