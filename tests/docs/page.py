@@ -17,8 +17,6 @@ A comment directly above a console block changes how it is followed:
   repository that it names exist.
 - `<!-- stays -->`: its command does not end, and the reader goes on in another terminal. The
   known ones (`up`, a worker, a beat, `logs -f` ...) need no comment.
-- `<!-- fails -->`: its commands end with an error. Without the comment that is allowed only where
-  the output is shown.
 
 What a page presupposes (a server that is up, a job called nightly) is typed before what follows:
 
@@ -47,7 +45,7 @@ _FENCE = re.compile(
 )
 _GIVEN = re.compile(r"^<!-- given:\n(?P<text>.*?)^-->", re.DOTALL | re.MULTILINE)
 _EACH = re.compile(r"^<!-- each terminal: (?P<text>.*?) -->$", re.MULTILINE)
-_COMMENT = re.compile(r"<!--\s*(not run|stays|fails)(?::\s*((?:(?!-->).)*?))?\s*-->\s*\Z", re.S)
+_COMMENT = re.compile(r"<!--\s*(not run|stays)(?::\s*((?:(?!-->).)*?))?\s*-->\s*\Z", re.S)
 #: The first line of a block that is a file.
 FILE = re.compile(
     r"# (?P<name>[\w./-]+\.(?:py|toml|ini|cfg|ya?ml|conf|env))(?P<add>, at the end)?:?$"
@@ -73,7 +71,7 @@ class Block(msgspec.Struct, frozen=True, kw_only=True):
     text: str
     #: The number of its first line.
     line: int
-    #: `not run`, `stays`, `fails`, or "".
+    #: `not run`, `stays`, or "".
     mark: str
     #: Why it is not run.
     reason: str
