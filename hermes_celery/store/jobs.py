@@ -97,7 +97,8 @@ class Jobs:
 
         State, next run and counters are written only where they differ from `was`: ticks and runs
         may have changed them meanwhile. Raises Conflict, and writes nothing, when somebody changed
-        or removed the job, or when a tick advanced a job whose schedule or next run is to change.
+        or removed the job, or when a tick or a run's end changed the next run or the state of a job
+        whose schedule or next run is to change.
         """
         return self._write(Write(job=job, was=was))
 
