@@ -27,6 +27,7 @@ from hermes_celery.events import RateLimitedLog, event
 from hermes_celery.instant import from_ms
 from hermes_celery.interop.beat_schedule import (
     WHOLE,
+    entry_name,
     with_defaults,
 )
 from hermes_celery.interop.cron_attributes import (
@@ -87,7 +88,8 @@ class NoDeclarer:
 
 def declaration_of(app: Celery) -> Declaration:
     """Return the project of an app and the ids and names of the jobs that it declares."""
-    names = [*map(str, with_defaults(app)), *getattr(app, DECLARED, {}), *getattr(app, REFUSED, {})]
+    entries = map(entry_name, with_defaults(app))
+    names = [*entries, *getattr(app, DECLARED, {}), *getattr(app, REFUSED, {})]
     manager = manager_of(app)
     jobs = {managed_id(manager, name): name for name in names}
     return Declaration(project=project_of(app), module=module_of(app), jobs=jobs)

@@ -182,9 +182,22 @@ def checked_content(request: JobRequest) -> dict[str, Any]:
     _check_together(content)
     content["policy"] = _checked_policy(request.policy)
     content["deliver"] = content["deliver"] or ("origin" if request.origin else "local")
+    for name, value in content.items():
+        _check_storable(name, value)
     content["name"] = content["name"] or _default_name(content)
     check_name(content["name"])
     return content
+
+
+def _check_storable(name: str, value: Any) -> None:
+    """Refuse a text that UTF-8 cannot hold: a file name or an escape left half a character in it."""
+    try:
+        msgspec.json.encode(value)
+    except UnicodeEncodeError as error:
+        raise JobError(
+            f"{name} contains {error.object[error.start]!r}, which is half of a character and "
+            "cannot be stored; replace it"
+        ) from None
 
 
 def _check_together(content: Mapping[str, Any]) -> None:

@@ -2,8 +2,9 @@
 
 A failed duty is tried again, each time after twice the wait, up to a minute, while the others go
 on. The failure is logged at once and then once a minute, with a traceback if the error was not
-foreseen. A lost connection and a lost lease are not failures of a duty; they are raised to the
-caller, which leads or stands by.
+foreseen. If such an error comes three times in a row, it is reported like a broken record, so that
+it becomes an incident. A lost connection and a lost lease are not failures of a duty; they are
+raised to the caller, which leads or stands by.
 """
 
 from __future__ import annotations
@@ -12,7 +13,14 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
-from hermes_celery.errors import LeaseLost, RecordBroken, StoreError, StoreUnavailable, error_text
+from hermes_celery.errors import (
+    HermesCeleryError,
+    LeaseLost,
+    RecordBroken,
+    StoreError,
+    StoreUnavailable,
+    error_text,
+)
 from hermes_celery.events import RateLimitedLog, event
 from hermes_celery.guards.backoff import backoff
 from hermes_celery.guards.on_broken import OnBroken, ignored
@@ -25,6 +33,8 @@ _T = TypeVar("_T")
 
 FIRST_WAIT_SECONDS = 0.5
 MOST_WAIT_SECONDS = 60.0
+#: Unforeseen failures in a row after which a duty is reported.
+REPORTED_FAILURES = 3
 
 
 class Duty:
@@ -87,6 +97,9 @@ class Duty:
         self._failures += 1
         wait = backoff(self._failures, first=FIRST_WAIT_SECONDS, most=MOST_WAIT_SECONDS)
         self._again_at = self._clock.monotonic() + wait
+        if self._failures >= REPORTED_FAILURES and not isinstance(error, HermesCeleryError):
+            what = f"fails again and again, and its log says more: {error_text(error)}"
+            self._on_broken("", f"the duty '{self._name}'", what)
         if self._complaint.may_say(self._clock.monotonic()):
             event(
                 _log,

@@ -19,6 +19,7 @@ from celery.schedules import crontab, schedule
 from hermes_celery.core.field_checks import MAX_NAME
 from hermes_celery.core.fields import FIELDS, taken_options
 from hermes_celery.core.job import JobRequest
+from hermes_celery.core.readable import readable
 from hermes_celery.core.schedule_text import text_of, zone_name
 from hermes_celery.core.task_call import call_of, late_text
 from hermes_celery.errors import HermesCeleryError, JobError, error_text
@@ -44,13 +45,19 @@ def requests_of(app: Celery) -> tuple[dict[str, JobRequest], dict[str, str]]:
         kind = type(entries).__name__
         return {}, {WHOLE: f"{WHOLE} is a {kind}; make it a dict of entries by their names"}
     for name, entry in with_defaults(app).items():
+        key = entry_name(name)
         try:
-            taken[str(name)] = _request(str(name), entry, app=app)
+            taken[key] = _request(str(name), entry, app=app)
         except HermesCeleryError as error:
-            refused[str(name)] = str(error)
+            refused[key] = str(error)
         except Exception as error:  # noqa: BLE001 - the user's objects may raise; costs this entry
-            refused[str(name)] = f"it cannot be read: {error_text(error)}"
+            refused[key] = f"it cannot be read: {error_text(error)}"
     return taken, refused
+
+
+def entry_name(name: object) -> str:
+    """Return the name by which an entry is known here: its own, as text that can be stored."""
+    return readable(str(name))
 
 
 def declared_of(
@@ -83,7 +90,7 @@ def declared_twice(app: Celery) -> dict[str, str]:
     The job of `Cron.add` runs; the entry does not.
     """
     entries = app.conf.beat_schedule
-    names = map(str, entries) if isinstance(entries, Mapping) else ()
+    names = map(entry_name, entries) if isinstance(entries, Mapping) else ()
     return {
         name: (
             f"two declarations are named {name!r}: this entry of beat_schedule does not run, but "

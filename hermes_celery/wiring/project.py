@@ -25,8 +25,10 @@ from hermes_celery.celery_app.app_settings import app_settings
 from hermes_celery.celery_app.declared_by_app import AppDeclarations, declarations_of
 from hermes_celery.celery_app.types import Celery
 from hermes_celery.client import Client
+from hermes_celery.core.field_checks import check_name
 from hermes_celery.core.job import Job, JobRequest
 from hermes_celery.core.job_checks import checked_content, request_of
+from hermes_celery.core.readable import readable
 from hermes_celery.core.schedule_text import text_of, zone_name
 from hermes_celery.core.task_call import call_of, late_text, text_mapping
 from hermes_celery.errors import HermesCeleryError, JobError
@@ -96,16 +98,19 @@ class Cron:
         """
         if not isinstance(name, str):
             raise JobError(f"name is {name!r}; it must be a text")
-        if name in self._declared or name in self._refused:
-            raise JobError(f"the project declares two jobs named {name!r}; give one another name")
-        getattr(self.app, PLACES)[name] = _caller()
+        # A name that cannot be stored is refused below, and is shown with replacements.
+        key = readable(name)
+        if key in self._declared or key in self._refused:
+            raise JobError(f"the project declares two jobs named {key!r}; give one another name")
+        getattr(self.app, PLACES)[key] = _caller()
         work = {"task": task, "args": args, "kwargs": kwargs, "options": options}
         try:
+            check_name(name)
             request = _request(work, {**fields, "name": name}, schedule, timezone=timezone)
         except HermesCeleryError as error:
-            self._refused[name] = str(error)
+            self._refused[key] = str(error)
         else:
-            self._declared[name] = request
+            self._declared[key] = request
 
     @cached_property
     def client(self) -> Client:

@@ -201,6 +201,31 @@ def test_an_invalid_field_refuses_its_job_alone_and_the_stored_job_stays_unchang
     assert why in refusal.why
 
 
+def test_texts_that_cannot_be_stored_refuse_their_jobs_and_the_others_run(
+    make_project: Callable[..., Celery], beat: _Beat, valkey: Database
+) -> None:
+    lone = "\ud800"
+    app = make_project(fine=3.0, **{f"entry{lone}": 4.0, "broken": object()})
+    app.conf.beat_schedule["args"] = {"task": "shop.work", "schedule": 3.0, "args": (lone,)}
+    cron = Cron(app)
+    cron.add(f"name{lone}", "every 1h", task="shop.work")
+    cron.add("prompt", "every 1h", prompt=f"x{lone}")
+    cron.add("script", "every 1h", script=f"x{lone}.sh", no_agent=True)
+    cron.add("deliver", "every 1h", task="shop.work", deliver=f"telegram:{lone}")
+    cron.add("template", "every 1h", task="shop.work", template=lone)
+    cron.add("task", "every 1h", task=f"shop.{lone}")
+    cron.add("good", "every 1h", task="shop.work")
+    beat(app, "one").begin(valkey.now_ms())
+    stored = names(valkey)
+    assert {"fine", "good"} <= stored
+    assert [name for name in stored if name.startswith("entry")]
+    refused = {one.name for one in Declarations(valkey).refusals() if one.is_refused}
+    assert refused == {
+        "args", "broken", "deliver", "name?", "prompt", "script", "task", "template"
+    }  # fmt: skip
+    assert set(cron.refused()) == refused
+
+
 def test_thirty_refusals_are_twenty_one_incidents(
     make_project: Callable[..., Celery], beat: _Beat, valkey: Database
 ) -> None:

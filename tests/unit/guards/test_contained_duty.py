@@ -108,3 +108,23 @@ def test_a_broken_record_is_reported(clock: HandClock, *, lets_pass: bool) -> No
     work.error = RecordBroken("{x}:due", "is a string")
     assert duty.attempt(work, "not") == "not"
     assert reported == [("", "{x}:due", "is a string")]
+
+
+def test_a_duty_that_fails_unexpectedly_three_times_in_a_row_is_reported(clock: HandClock) -> None:
+    reported: list[tuple[str, str, str]] = []
+    duty = Duty("declare", clock=clock, on_broken=lambda *trouble: reported.append(trouble))
+    work = Work()
+
+    def fail(error: Exception | None) -> None:
+        work.error = error
+        clock.advance(MOST_WAIT_SECONDS)
+        duty.attempt(work, "not")
+
+    for error in (*[ZeroDivisionError("oops")] * 2, None, *[StoreError("full")] * 3, None):
+        fail(error)
+    assert reported == []
+    for _ in range(3):
+        fail(ZeroDivisionError("oops"))
+    ((job_id, key, what),) = reported
+    assert (job_id, key) == ("", "the duty 'declare'")
+    assert what.endswith("ZeroDivisionError: oops")
