@@ -190,7 +190,7 @@ def checked_content(request: JobRequest) -> dict[str, Any]:
 
 
 def _check_storable(name: str, value: Any) -> None:
-    """Refuse a text that UTF-8 cannot hold: a file name or an escape left half a character in it."""
+    """Refuse a text that UTF-8 cannot hold, such as one with half a character in it."""
     try:
         msgspec.json.encode(value)
     except UnicodeEncodeError as error:
