@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from hermes_celery.core.arguments import aware, finite, whole_within, word_or_none
 from hermes_celery.core.built_message import STAND_IN, BuildOutcome, is_stand_in
 from hermes_celery.core.fields import DELIVERY
 from hermes_celery.core.job import (
@@ -31,6 +32,8 @@ from hermes_celery.core.job import (
     UnreadableJob,
     name_key,
     new_job_id,
+    stored_word_of,
+    word_of,
 )
 from hermes_celery.core.job_checks import define
 from hermes_celery.core.output import as_text
@@ -63,6 +66,7 @@ _MAX_BACKFILL = 1000
 #: Seconds between two reads of a run that a caller waits for.
 _POLL_SECONDS = 0.1
 _MAX_PER_MINUTE = 60_000
+_MAX_LISTED = 10_000
 #: Milliseconds that this process has to build a message before the leader builds it instead.
 _BUILDING_MS = 20_000
 #: Keeps the backfilled run of an occurrence apart from the scheduled one.
@@ -373,8 +377,7 @@ class Client:
         before it begins.
         """
         job = self.jobs.find(reference)
-        if not 1 <= per_minute <= _MAX_PER_MINUTE:
-            raise JobError(f"per_minute is {per_minute}; it must be 1 to {_MAX_PER_MINUTE:,}")
+        per_minute = whole_within(per_minute, name="per_minute", low=1, high=_MAX_PER_MINUTE)
         instants = self._backfilled(job, start=start, end=end)
         messages, now_ms = self._messages.builder(), self._clock.now_ms()
         is_left = self._messages.is_left_to_the_leader(job.spec)
@@ -405,6 +408,7 @@ class Client:
         """Return a sentence if a job has no occurrence from `start` to `end`; "" if it has one."""
         job = self.jobs.find(reference)
         schedule = job.spec.compiled()
+        start, end = aware(start, name="start"), aware(end, name="end")
         if schedule.between(start, end, limit=1):
             return ""
         first = schedule.next_after(end)
@@ -414,7 +418,7 @@ class Client:
         return text + ("it has none later either" if first is None else f"the next is {iso(first)}")
 
     def _backfilled(self, job: Job, *, start: datetime, end: datetime) -> list[datetime]:
-        for instant in (start, end):
+        for instant in (aware(start, name="start"), aware(end, name="end")):
             if instant > self.now:
                 raise JobError(f"{iso(instant)} is in the future; a backfill ends at the present")
         if start > end:
@@ -444,16 +448,21 @@ class Client:
         return self.jobs.all()
 
     def find_jobs(
-        self, *, name: str = "", state: JobState | None = None, after: str | None = None
+        self, *, name: str = "", state: JobState | str | None = None, after: str | None = None
     ) -> Iterator[Job | UnreadableJob]:
         """Yield the jobs in a state whose names begin with `name`, ignoring case.
+
+        `state` is a JobState or its word, such as "paused".
 
         They come oldest first; with a `name`, sorted by name. `after` is the id or name of a job:
         only those that follow it are yielded. An unreadable job comes as an UnreadableJob. Jobs are
         read page by page. Raises JobNotFound or AmbiguousJobReference.
         """
+        wanted = word_or_none(
+            state, name="state", kind=JobState, stored=stored_word_of, seen=word_of
+        )
         after_id = None if after is None else self.jobs.look_up(after).id
-        return self.jobs.matching(name=name, state=state, after=after_id)
+        return self.jobs.matching(name=name, state=wanted, after=after_id)
 
     def refusals(self, *, name: str = "") -> list[RefusedJob]:
         """Return the declared jobs that were refused or may not work; see `RefusedJob`.
@@ -470,26 +479,34 @@ class Client:
         self,
         reference: str | None = None,
         *,
-        state: RunState | None = None,
+        state: RunState | str | None = None,
         since: datetime | None = None,
         after: str | None = None,
         limit: int = 20,
     ) -> list[Run]:
         """Return the latest runs, newest first: of all jobs or of one, in any state or in one.
 
-        `since` leaves out runs queued before it. `after` is the id of a run: only older runs are
-        returned. Raises JobNotFound, AmbiguousJobReference or RunNotFound.
+        `state` is a RunState or its word, such as "failed". `since`, an aware datetime, leaves out
+        runs queued before it. `after` is the id of a run: only older runs are returned. `limit` is
+        1 to 10,000. Raises JobNotFound, AmbiguousJobReference or RunNotFound.
         """
+        wanted = word_or_none(state, name="state", kind=RunState)
+        limit = whole_within(limit, name="limit", low=1, high=_MAX_LISTED)
+        if since is not None:
+            since = aware(since, name="since")
         job_id = None if reference is None else self.jobs.look_up(reference).id
-        return self.runs.latest(job_id=job_id, state=state, since=since, after=after, limit=limit)
+        return self.runs.latest(job_id=job_id, state=wanted, since=since, after=after, limit=limit)
 
     def show_run(self, run_id: str) -> Run:
         """Return one run. Raises RunNotFound."""
         return self.runs.get(check_run_id(run_id))
 
     def wait(self, run_id: str, *, seconds: float) -> Run:
-        """Return a run as it ended, or as it stands after `seconds`. Raises RunNotFound."""
-        deadline = time.monotonic() + seconds
+        """Return a run as it ended, or as it stands after `seconds`. Raises RunNotFound.
+
+        `seconds` is a finite number; 0 or less returns the run as it stands now.
+        """
+        deadline = time.monotonic() + finite(seconds, name="seconds")
         while True:
             run = self.show_run(run_id)
             if run.state.is_final or time.monotonic() >= deadline:

@@ -31,6 +31,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+#: How many characters of a given value a message repeats.
+_SHOWN = 60
+
+
+def shown(value: object) -> str:
+    """Return a given value as a message repeats it: in quotes, printable, and cut if it is long."""
+    if isinstance(value, str):
+        # Cut first: nobody waits for the quotes around a huge text.
+        return repr(cut(value))
+    try:
+        return cut(repr(value))
+    except (RecursionError, ValueError):  # nested too deeply, or a number with too many digits
+        return f"a {type(value).__qualname__}"
+
+
+def cut(text: str) -> str:
+    """Return a text; of a long one, its beginning and `…`."""
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+
 
 class HermesCeleryError(Exception):
     """Base of all exceptions that hermes-celery raises on purpose."""
@@ -69,7 +88,7 @@ class JobNotFound(HermesCeleryError, LookupError):
     def __init__(self, reference: str) -> None:
         self.reference = reference
         super().__init__(
-            f"no job has the id or name {reference!r}; `hermes-celery list --all` shows them"
+            f"no job has the id or name {shown(reference)}; `hermes-celery list --all` shows them"
         )
 
 
@@ -80,7 +99,7 @@ class AmbiguousJobReference(HermesCeleryError, LookupError):
         self.reference = reference
         self.ids = tuple(ids)
         super().__init__(
-            f"Job name {reference!r} is ambiguous — matches {len(self.ids)} jobs: "
+            f"Job name {shown(reference)} is ambiguous — matches {len(self.ids)} jobs: "
             f"{', '.join(self.ids)}. Use the job ID instead."
         )
 
@@ -88,9 +107,12 @@ class AmbiguousJobReference(HermesCeleryError, LookupError):
 class RunNotFound(HermesCeleryError, LookupError):
     """No run has this id."""
 
-    def __init__(self, run_id: str) -> None:
+    def __init__(self, run_id: str, *, why: str = "") -> None:
+        """`why` says that there is such a run, but not where it was looked for."""
         self.run_id = run_id
-        super().__init__(f"no run has the id {run_id!r}; `hermes-celery runs` shows the latest")
+        super().__init__(
+            why or f"no run has the id {shown(run_id)}; `hermes-celery runs` shows the latest"
+        )
 
 
 class Conflict(HermesCeleryError):

@@ -230,7 +230,7 @@ class RunRecords:
 
     def _of_job(self, job_id: str, after: str | None) -> Iterator[list[str]]:
         if after is not None and not (is_run_id(after) and job_id_of(after) == job_id):
-            raise RunNotFound(after)
+            raise self._not_of(job_id, after)
         last = f"[{job_id}." if after is None else f"({after}"
         return lex_pages(
             self._database,
@@ -239,6 +239,12 @@ class RunRecords:
             high=last.encode(),
             order=Order.DOWN,
         )
+
+    def _not_of(self, job_id: str, run_id: str) -> RunNotFound:
+        if is_run_id(run_id) and self._database.call("EXISTS", self._keys.run(run_id)):
+            why = f"run {run_id} is of job {job_id_of(run_id)}, not of job {job_id}"
+            return RunNotFound(run_id, why=f"{why}; give a run of that job")
+        return RunNotFound(run_id)
 
 
 def check_run_id(text: str) -> str:

@@ -25,6 +25,7 @@ from hermes_celery.celery_app.app_settings import app_settings
 from hermes_celery.celery_app.declared_by_app import AppDeclarations, declarations_of
 from hermes_celery.celery_app.types import Celery
 from hermes_celery.client import Client
+from hermes_celery.core.arguments import aware
 from hermes_celery.core.field_checks import check_name
 from hermes_celery.core.job import Job, JobRequest
 from hermes_celery.core.job_checks import checked_content, request_of
@@ -122,7 +123,8 @@ class Cron:
 
         They are the jobs of `add` and of `app.conf.beat_schedule`. `now` is an aware datetime, by
         default the present: intervals begin at it, and `next_run_at` is the first occurrence after
-        it. Raises SettingsError for invalid environment variables.
+        it. Raises ScheduleError for a naive `now`, and SettingsError for invalid environment
+        variables.
         """
         return self._declarations(now).jobs
 
@@ -136,7 +138,9 @@ class Cron:
     def _declarations(self, now: datetime | None) -> AppDeclarations:
         settings: Settings = self.app.conf.get("hermes_settings") or read_settings()
         return declarations_of(
-            self.app, now=now or datetime.now(UTC), default_timezone=settings.timezone
+            self.app,
+            now=datetime.now(UTC) if now is None else aware(now, name="now"),
+            default_timezone=settings.timezone,
         )
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from celery import Celery
@@ -20,6 +21,7 @@ from hermes_celery import (
     TaskCall,
     parse_schedule,
 )
+from hermes_celery.errors import ScheduleError
 from hermes_celery.instant import from_ms
 from hermes_celery.settings import read_settings
 from hermes_celery.wiring.project_jobs import make_beat
@@ -81,6 +83,12 @@ def test_declared_and_refused_jobs_are_listed_without_a_server() -> None:
     assert "no schedule" in refused["no task"]
     assert "two declarations are named 'both'" in refused["both"]
     assert "nothing to run" in refused["neither"]
+
+
+@pytest.mark.parametrize("now", [datetime.fromisoformat("2026-06-22T12:00"), 0, "2026-06-22"])
+def test_the_declared_jobs_at_no_aware_instant_are_refused(now: Any) -> None:
+    with pytest.raises(ScheduleError, match=r"^now is .* aware datetime"):
+        declaring("redis://127.0.0.1:1").declared(now=now)
 
 
 @pytest.mark.usefixtures("valkey")

@@ -1,0 +1,78 @@
+"""Check the arguments of the Python API where they enter.
+
+Python passes any value: a wrong one would be answered with a wrong result, or would fail far away
+in words that name no argument. Each check returns the value as it is used from here on. It raises
+JobError (for an instant: ScheduleError) with the argument's name, what was given and what it must
+be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from enum import StrEnum
+from math import isfinite
+from typing import Any, TypeVar
+
+from hermes_celery.errors import JobError, ScheduleError, shown
+
+_Word = TypeVar("_Word", bound=StrEnum)
+
+
+def finite(value: Any, *, name: str) -> float:
+    """Return a finite number."""
+    try:
+        if _is_number(value) and isfinite(value):
+            return float(value)
+    except OverflowError:
+        pass  # a whole number beyond all floats
+    raise _refusal(value, name, "a finite number")
+
+
+def whole_within(value: Any, *, name: str, low: int, high: int) -> int:
+    """Return a whole number from `low` to `high`."""
+    if isinstance(value, int) and not isinstance(value, bool) and low <= value <= high:
+        return value
+    raise _refusal(value, name, f"a whole number from {low:,} to {high:,}")
+
+
+def word_or_none(
+    value: Any,
+    *,
+    name: str,
+    kind: type[_Word],
+    stored: Callable[[str], str] = str,
+    seen: Callable[[str], str] = str,
+) -> _Word | None:
+    """Return a member of an enum, also for its word; None stays None.
+
+    `stored` turns a word that people see into the member's own, and `seen` does the opposite.
+    """
+    if value is None or isinstance(value, kind):
+        return value
+    if isinstance(value, str):
+        try:
+            return kind(stored(value))
+        except ValueError:
+            pass  # an unknown word is refused as any other value
+    raise _refusal(value, name, f"one of {', '.join(seen(one.value) for one in kind)}")
+
+
+def aware(value: Any, *, name: str) -> datetime:
+    """Return an aware datetime."""
+    if not isinstance(value, datetime):
+        raise ScheduleError(f"{name} is {shown(value)}; it must be an aware datetime")
+    if value.utcoffset() is None:
+        raise ScheduleError(
+            f"{name} is {value.isoformat()}, which has no time zone; give an aware datetime, such "
+            "as datetime.now(UTC)"
+        )
+    return value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _refusal(value: Any, name: str, what: str) -> JobError:
+    return JobError(f"{name} is {shown(value)}; it must be {what}")

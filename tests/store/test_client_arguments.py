@@ -1,0 +1,136 @@
+"""The Python API refuses a wrong argument in one sentence that names it, and changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
+from typing import Any
+
+import pytest
+
+from hermes_celery.core.job import JobRequest, JobState
+from hermes_celery.core.run import RunState
+from hermes_celery.errors import JobError, RunNotFound, ScheduleError
+from tests.support import Store
+
+_NAIVE = datetime.fromisoformat("2026-06-22T10:00")
+
+
+class _WithoutOffset(tzinfo):
+    """A zone that does not say its offset, so that Python takes its datetimes for naive."""
+
+    def utcoffset(self, when: datetime | None) -> None:
+        return None
+
+    def dst(self, when: datetime | None) -> None:
+        return None
+
+    def tzname(self, when: datetime | None) -> str:
+        return "none"
+
+
+@pytest.fixture
+def job(store: Store) -> str:
+    """Add a job named `x` and return its id."""
+    return store.cron.add(JobRequest(schedule="every 1h", prompt="p", name="x")).id
+
+
+@pytest.mark.parametrize(
+    "seconds",
+    [float("nan"), float("inf"), 10**400, None, "x", "5", True, timedelta(seconds=1), 10**5000],
+    ids=[str(number) for number in range(9)],
+)
+def test_waiting_for_no_finite_number_of_seconds_is_refused(
+    store: Store, job: str, seconds: Any
+) -> None:
+    with pytest.raises(JobError, match=r"^seconds is .*; it must be a finite number$"):
+        store.cron.wait(store.cron.run(job), seconds=seconds)
+
+
+@pytest.mark.parametrize("seconds", [-1, -1e300, 0])
+def test_waiting_for_no_time_returns_the_run_as_it_stands(
+    store: Store, job: str, seconds: float
+) -> None:
+    assert store.cron.wait(store.cron.run(job), seconds=seconds).state is RunState.QUEUED
+
+
+@pytest.mark.parametrize("state", ["wat", "", 5, RunState.QUEUED.value.upper(), ["queued"]])
+def test_a_state_that_no_run_or_job_has_is_refused_with_the_words(store: Store, state: Any) -> None:
+    runs_words = "one of queued, running, .*failed"
+    with pytest.raises(JobError, match=rf"^state is .*; it must be {runs_words}"):
+        store.cron.latest_runs(state=state)
+    with pytest.raises(JobError, match=r"must be one of scheduled, paused, completed, failed$"):
+        store.cron.find_jobs(state=state)
+
+
+def test_the_word_of_a_state_means_the_state(store: Store, job: str) -> None:
+    run_id = store.cron.run(job)
+    store.cron.pause(job)
+
+    assert [run.id for run in store.cron.latest_runs(state="queued")] == [run_id]
+    assert store.cron.latest_runs(state="failed") == []
+    assert [one.id for one in store.cron.find_jobs(state="paused")] == [job]
+    assert [one.id for one in store.cron.find_jobs(state=JobState.PAUSED)] == [job]
+    # What people see as `failed` is stored as `error`.
+    assert list(store.cron.find_jobs(state="failed")) == []
+
+
+@pytest.mark.parametrize("limit", [0, -1, 2.5, None, "x", True, 10_001, float("nan")])
+def test_a_limit_that_the_command_line_refuses_is_refused(store: Store, limit: Any) -> None:
+    with pytest.raises(JobError, match=r"^limit is .*a whole number from 1 to 10,000$"):
+        store.cron.latest_runs(limit=limit)
+
+
+def test_a_run_of_another_job_is_named_as_such(store: Store, job: str) -> None:
+    other = store.cron.add(JobRequest(schedule="every 1h", prompt="p", name="other")).id
+    run_id = store.cron.run(other)
+
+    with pytest.raises(RunNotFound, match=f"^run {run_id} is of job {other}, not of job {job}"):
+        store.cron.latest_runs("x", after=run_id)
+    for unknown in (f"{other}-20200101T000000Z", "wat"):
+        with pytest.raises(RunNotFound, match=f"^no run has the id '{unknown}'"):
+            store.cron.latest_runs("x", after=unknown)
+
+
+def _instants() -> list[tuple[Any, str]]:
+    return [
+        (_NAIVE, "is 2026-06-22T10:00:00, which has no time zone; give an aware datetime"),
+        (_NAIVE.replace(tzinfo=_WithoutOffset()), "has no time zone"),
+        ("2026-06-22", "is '2026-06-22'; it must be an aware datetime"),
+        (0, "is 0; it must be an aware datetime"),
+    ]
+
+
+_TAKES_INSTANTS: dict[str, Callable[[Store, Any], object]] = {
+    "since": lambda store, given: store.cron.latest_runs(since=given),
+    "start": lambda store, given: store.cron.backfill("x", start=given, end=store.cron.now),
+    "end": lambda store, given: store.cron.backfill("x", start=store.cron.now, end=given),
+}
+
+
+@pytest.mark.parametrize(("given", "why"), _instants(), ids=["naive", "no offset", "text", "0"])
+@pytest.mark.parametrize("name", _TAKES_INSTANTS)
+@pytest.mark.usefixtures("job")
+def test_an_instant_without_a_time_zone_is_refused(
+    store: Store, name: str, given: Any, why: str
+) -> None:
+    with pytest.raises(ScheduleError, match=f"^{name} is ") as error:
+        _TAKES_INSTANTS[name](store, given)
+    assert why in str(error.value)
+    assert store.cron.latest_runs() == []
+
+
+@pytest.mark.usefixtures("job")
+def test_an_instant_of_any_zone_is_taken(store: Store) -> None:
+    east = timezone(timedelta(hours=2))
+    now = store.cron.now.astimezone(east)
+    assert store.cron.latest_runs(since=now) == []
+    assert store.cron.backfill("x", start=now.astimezone(UTC), end=now) == []
+
+
+@pytest.mark.parametrize("per_minute", [0, None, "x", float("nan"), 60_001])
+@pytest.mark.usefixtures("job")
+def test_a_wrong_pace_of_a_backfill_is_refused(store: Store, per_minute: Any) -> None:
+    now = store.cron.now
+    with pytest.raises(JobError, match=r"^per_minute is .*a whole number from 1 to 60,000$"):
+        store.cron.backfill("x", start=now, end=now, per_minute=per_minute)
