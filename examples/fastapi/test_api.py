@@ -24,9 +24,9 @@ def server():
     server.terminate()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def worker(server):
-    """A worker with a beat inside, in a process of their own."""
+    """A worker with a beat inside, in a process of their own. They end before the server does."""
     options = ["--concurrency", "1", "--beat", "--scheduler", "hermes"]
     process = subprocess.Popen(
         [sys.executable, "-m", "celery", "-A", "reminders", "worker", *options],

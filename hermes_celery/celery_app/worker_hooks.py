@@ -12,6 +12,7 @@ from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import billiard.pool
+from billiard.process import BaseProcess
 from celery import Celery, signals
 from celery.concurrency import get_implementation, prefork
 from celery.worker import state as worker_state
@@ -92,6 +93,8 @@ _EAGER = (
 )
 #: Seconds that a stopping worker waits for a Redis that does not answer.
 _DRAIN_SECONDS = 5.0
+#: Seconds that a stopping worker waits for its own beat, which waits 3 s for the server.
+_BEAT_SECONDS = 5.0
 
 
 class _Hooks:
@@ -235,10 +238,17 @@ class _Hooks:
             timer.daemon = True
             timer.start()
 
-    def on_worker_shutdown(self, **_: Any) -> None:
-        """Write the ends of runs that Celery ended last."""
+    def on_worker_shutdown(self, sender: Any, **_: Any) -> None:
+        """Write the ends of runs that Celery ended last, and wait for the worker's own beat.
+
+        Celery ends without its beat (`worker --beat`), which would then outlive the worker, or die
+        with the worker's container before it released its lease.
+        """
         if self._run_ender is not None:
             self._run_ender.drain(_DRAIN_SECONDS)
+        beat = getattr(sender, "beat", None)
+        if isinstance(beat, BaseProcess) and beat.pid is not None:
+            beat.join(_BEAT_SECONDS)
 
     def on_pool_process_init(self, **_: Any) -> None:
         """Make a pool process die with its worker; otherwise its run would continue unseen.

@@ -228,6 +228,21 @@ def test_a_worker_with_an_embedded_beat_runs_due_jobs(
     assert both.wait(20) == 0
 
 
+def test_a_stopping_worker_waits_for_its_beat(processes: Processes, valkey: Database) -> None:
+    both = processes.celery("worker", "-B", "-l", "INFO")
+    await_worker(valkey)
+    # The leader's name is HOST:PID:TEXT.
+    beat = int(await_leader(valkey).rsplit(":", 2)[1])
+    os.kill(beat, signal.SIGSTOP)
+    both.terminate()
+    eventually(lambda: "beat: Shutting down" in processes.log(both), what="the worker's end")
+    with pytest.raises(subprocess.TimeoutExpired):
+        both.wait(3)
+    os.kill(beat, signal.SIGCONT)
+    assert both.wait(20) == 0
+    assert valkey.call("GET", valkey.keys.lease) is None, "the beat did not release its lease"
+
+
 def test_a_warm_shutdown_cancels_a_running_job_after_the_grace_period(
     processes: Processes, valkey: Database, cron: Client, home: Path
 ) -> None:
