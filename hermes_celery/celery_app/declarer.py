@@ -225,8 +225,10 @@ class ProjectDeclarer:
         self._default_timezone = default_timezone
         self._moving = moving
         self._kept: frozenset[str] | None = None
-        #: How many declared jobs had a record after the last write, and when they were counted.
+        #: How many declared jobs had a record after the last write, how many stored jobs the
+        #: project managed, and when they were counted.
         self._present = 0
+        self._managed = 0
         self._counted_ms = 0
         #: The text of the open incident; None if an earlier leader may have left one open.
         self._said: str | None = None
@@ -263,21 +265,28 @@ class ProjectDeclarer:
         others = self._sharing.others(now_ms)
         contested = self._contested(foreign(self._sharing.mine, others))
         kept = left | frozenset(additional(self._sharing.mine, others)) | frozenset(contested)
-        if may_write and (kept != self._kept or self._is_one_gone(now_ms)):
+        if may_write and (kept != self._kept or self._have_jobs_changed(now_ms)):
             is_whole = self._write(now_ms, kept=kept, contested=contested)
             # Jobs that others kept changing meanwhile are written at the next step.
             self._kept = kept if is_whole else None
-            self._present, self._counted_ms = self._count(), now_ms
+            self._count(now_ms)
 
-    def _is_one_gone(self, now_ms: int) -> bool:
-        """Return whether the record of a declared job vanished since the last write."""
+    def _have_jobs_changed(self, now_ms: int) -> bool:
+        """Return whether a declared job vanished, or managed jobs appeared, since the last write.
+
+        They appear when the sweep adds jobs to the lost set of the managed jobs: those that are
+        declared no more are to be removed.
+        """
         if now_ms - self._counted_ms < _COUNT_EVERY_MS:
             return False
-        before, self._present, self._counted_ms = self._present, self._count(), now_ms
-        return self._present < before
+        present, managed = self._present, self._managed
+        self._count(now_ms)
+        return self._present < present or self._managed > managed
 
-    def _count(self) -> int:
-        return self._jobs.count_of(list(self._sharing.mine.jobs))
+    def _count(self, now_ms: int) -> None:
+        self._counted_ms = now_ms
+        self._present = self._jobs.count_of(list(self._sharing.mine.jobs))
+        self._managed = self._jobs.count_managed(manager_of(self._app))
 
     def _contested(self, strangers: Mapping[str, Declaration]) -> dict[str, str]:
         """Return our jobs that another project's beat declared first: job id -> its project."""

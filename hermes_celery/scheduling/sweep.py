@@ -6,6 +6,9 @@ something is wrong or a new leader begins. So 10,000 jobs are checked within a m
 fault 5,000 jobs a second. Each of the three kinds of pages starts over at most every ten seconds. A
 step costs about six commands and 1 ms of the server's time with thousands of jobs.
 
+A leader's first round over the jobs, and every tenth one after it, also compares the sets of the
+jobs that projects declare with the definitions of all jobs.
+
 After an index was quarantined, all records are read at the faster rate until each of them was
 checked: see `IndexRefill`.
 
@@ -63,6 +66,8 @@ _KNOWN_MS = 600_000
 #: The number of the round over records that neither stop a job nor hide a run, and how often it
 #: gets a step.
 _REST, _REST_EVERY_STEPS = 2, 5
+#: In how many rounds over the jobs one checks the sets of declared jobs: it takes twice as long.
+_MANAGED_EVERY_ROUNDS = 10
 #: The sweep's incidents that belong to no single job begin with this. They end when a round finds
 #: nothing, but not before this time has passed, so that people see them.
 _SUBJECT = "stored:"
@@ -176,7 +181,15 @@ class RecordExaminer:
             lambda: self.shared.check_types(page.types, mode) if page.types else [],
             lambda: self.repairs.check(page.work, mode),
             lambda: self.records.refill(page, now_ms=mode.now_ms, mends=mode.mends),
+            lambda: self._managed(page, mode),
         ]
+
+    def _managed(self, page: Page, mode: CheckMode) -> list[Disagreement]:
+        """Check the sets of the jobs that projects declare, from the records of these jobs."""
+        declared = self.records.declared(page)
+        new = dict.fromkeys(declared.keys() - (page.managed or {}).keys(), "set")
+        found = self.shared.check_types(new, mode)
+        return found + self.records.refill_managed(page, declared, mends=mode.mends)
 
 
 class Sweep:
@@ -204,13 +217,15 @@ class Sweep:
         self._notes = notes
         records, repairs = examiner.records, examiner.repairs
         self._rounds = [
-            PageRound(records.jobs),
+            PageRound(self._pages_of_jobs),
             PageRound(records.live),
             PageRound(lambda: records.rest(shards=repairs.shards)),
         ]
         self._refill = IndexRefill(notes, lambda: records.everything(shards=repairs.shards))
         self._token: int | None = None
         self._steps = 0
+        #: Ended rounds over the jobs.
+        self._job_rounds = 0
         #: Rounds that go on to their end without a pause.
         self._hurried: set[int] = set()
         self._note = SweepNote()
@@ -312,7 +327,12 @@ class Sweep:
         found = examiner.shared.check_types({key: kind}, mode) if kind else []
         return found or examiner.keys(mode)
 
+    def _pages_of_jobs(self) -> Iterator[Page]:
+        records, is_plain = self._examiner.records, self._job_rounds % _MANAGED_EVERY_ROUNDS
+        return records.jobs() if is_plain else records.jobs_and_managed()
+
     def _start_over(self) -> None:
+        self._job_rounds = 0
         for one in self._rounds:
             one.pages, one.began_ms = None, 0
         self._refill.forget()
@@ -365,6 +385,7 @@ class Sweep:
         return []
 
     def _end_round(self, now_ms: int) -> None:
+        self._job_rounds += 1
         note, self._note = self._note, SweepNote()
         note.ended_ms = now_ms
         with _logged():

@@ -273,6 +273,10 @@ class Jobs:
         """Return the ids of the jobs that a configuration manages, or once managed."""
         return sorted(self._database.call("SMEMBERS", self._keys.managed(manager)))
 
+    def count_managed(self, manager: str) -> int:
+        """Return how many ids `managed_by` would return."""
+        return int(self._database.call("SCARD", self._keys.managed(manager)))
+
     def count(self) -> int:
         """Return the number of jobs."""
         return int(self._database.call("ZCARD", self._keys.jobs))

@@ -7,17 +7,18 @@ the indexes, to find entries without a record.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import msgspec
 
-from hermes_celery.core.reconciling import Disagreement, DisagreementKind
+from hermes_celery.core.counted import counted
+from hermes_celery.core.reconciling import Disagreement, DisagreementKind, shown
 from hermes_celery.core.run import is_run_id, job_id_of
 from hermes_celery.errors import StoreError, StoreUnavailable
 from hermes_celery.store.database import Database
 from hermes_celery.store.jobs import has_moved
-from hermes_celery.store.repairs import RecordsToCheck, raw_of, text_of
+from hermes_celery.store.repairs import RecordsToCheck, raw_of, specs_of, text_of
 from hermes_celery.store.shared_keys import TYPES
 
 #: Jobs per page: one script call.
@@ -26,6 +27,8 @@ _PAGE = 200
 _SCAN = 500
 #: Overdue entries that are checked first: more than one pass of rescue reads.
 _FIRST = 60
+#: Jobs that one finding names.
+_NAMED = 3
 
 
 class Page(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,6 +40,8 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
     #: Ids of the incidents and notices on this page.
     incidents: list[str] = []
     notices: list[str] = []
+    #: The sets of declared jobs that were read for earlier pages, by key; None: do not check them.
+    managed: dict[str, set[str]] | None = None
 
 
 class Records:
@@ -50,6 +55,15 @@ class Records:
         """Yield all jobs in the index of jobs."""
         for ids in self._members(self._keys.jobs, size=JOBS_PAGE):
             yield Page(work=RecordsToCheck(jobs=ids, is_listed=True))
+
+    def jobs_and_managed(self) -> Iterator[Page]:
+        """Yield the same pages, to check the sets of declared jobs as well.
+
+        That reads all definitions, which takes as long as the other checks of the jobs.
+        """
+        managed: dict[str, set[str]] = {}
+        for page in self.jobs():
+            yield msgspec.structs.replace(page, managed=managed)
 
     def overdue(self, now_ms: int) -> Page | None:
         """Return the entries that rescue reads first: dead ones must not crowd out others."""
@@ -89,7 +103,7 @@ class Records:
             for ids in self._members(index):
                 strays = dict.fromkeys(ids, index)
                 yield Page(work=RecordsToCheck(jobs=ids, strays=strays))
-        yield from self.jobs()
+        yield from self.jobs_and_managed()
         yield from self.live()
         yield from self.rest(shards=shards)
         for ids in self._members(self._keys.job_runs):
@@ -121,6 +135,53 @@ class Records:
             )
             for one in answer
         ]
+
+    def declared(self, page: Page) -> dict[str, list[str]]:
+        """Return the jobs of a page that projects declare, by the set in which each must be.
+
+        Their own records say which project declares them. An unreadable record is left out.
+        """
+        ids = page.work.jobs if page.managed is not None else ()
+        found: dict[str, list[str]] = {}
+        for job_id, spec in specs_of(self._database, ids).items():
+            if spec is not None and spec.managed_by is not None:
+                found.setdefault(self._keys.managed(spec.managed_by), []).append(job_id)
+        return found
+
+    def refill_managed(
+        self, page: Page, declared: Mapping[str, Sequence[str]], *, mends: bool
+    ) -> list[Disagreement]:
+        """Find jobs that are missing in the set of the jobs that their project declares."""
+        found = []
+        for key, ids in declared.items():
+            known = self._set_of(key, {} if page.managed is None else page.managed)
+            missing = [job_id for job_id in ids if job_id not in known]
+            added = self._refilled(key, missing, mends=mends) if missing else []
+            if added:
+                jobs = ", ".join(added[:_NAMED]) + (", ..." if added[_NAMED:] else "")
+                finding = Disagreement(
+                    trouble=DisagreementKind.DISAGREES,
+                    subject=key,
+                    text=f"key {shown(key)} lacked {counted(len(added), 'job')} that its project "
+                    f"declared, as their records say ({jobs}); added to it",
+                    is_mended=mends,
+                )
+                found.append(finding)
+        return found
+
+    def _set_of(self, key: str, known: dict[str, set[str]]) -> set[str]:
+        """Return a set of declared jobs, read once for all pages; empty if it is unreadable."""
+        if key not in known:
+            known[key] = set()
+            with _skipping_unreadable():
+                known[key].update(map(text_of, self._database.call_raw("SMEMBERS", raw_of(key))))
+        return known[key]
+
+    def _refilled(self, key: str, ids: Sequence[str], *, mends: bool) -> list[str]:
+        """Return the jobs that are still missing in a set; with `mends`, add them to it."""
+        keys: list[str | bytes] = [self._keys.jobs, raw_of(key)]
+        args: list[str | bytes] = ["1" if mends else "", *map(raw_of, ids)]
+        return list(map(text_of, self._database.run_raw("refill_managed", keys=keys, args=args)))
 
     def _strays(self, shards: int) -> list[str]:
         """Return due indexes of shards that no longer exist, or never did."""

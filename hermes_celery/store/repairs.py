@@ -221,7 +221,7 @@ class Repairs:
     def _read_jobs_once(
         self, ids: Sequence[str], work: RecordsToCheck, mode: CheckMode
     ) -> list[_Seen[JobFacts]]:
-        specs = self._specs(ids) if mode.is_deep else {}
+        specs = specs_of(self._database, ids) if mode.is_deep else {}
         entries = {job_id: name_entry(spec) for job_id, spec in specs.items() if spec}
         keys: list[bytes] = [raw_of(key) for key in self._job_indexes()]
         few = b"listed" if work.is_listed else b"some"
@@ -242,7 +242,7 @@ class Repairs:
                 )
                 found.append((text_of(answer[0]), facts))
         if not mode.is_deep:
-            specs = self._specs([facts.id for _, facts in found if wants_spec(facts)])
+            specs = specs_of(self._database, [facts.id for _, facts in found if wants_spec(facts)])
         return [
             _Seen(facts=facts, digest=digest, findings=self._judged_job(facts, specs, mode))
             for digest, facts in found
@@ -333,17 +333,6 @@ class Repairs:
         actor = Actor(now_ms=mode.now_ms, token=mode.token)
         return mend_call(seen, ops, keys=self._keys, actor=actor)
 
-    def _specs(self, ids: Sequence[str]) -> dict[str, JobSpec | None]:
-        """Return definitions by job id; None for a missing or unreadable one."""
-        specs: dict[str, JobSpec | None] = {}
-        for start in range(0, len(ids), _SPECS):
-            part = ids[start : start + _SPECS]
-            keys = [raw_of(self._keys.job(job_id)) for job_id in part]
-            texts = self._database.run_raw("read_specs", keys=keys, args=[])
-            for job_id, text in zip(part, texts, strict=True):
-                specs[job_id] = _spec(job_id, text)
-        return specs
-
     def _latest_runs(self, ids: Sequence[str]) -> dict[str, str]:
         """Return the latest runs of some jobs; none if the index of runs by job is unreadable."""
         found: dict[str, str] = {}
@@ -397,6 +386,18 @@ def mend_call(
         args += [value if isinstance(value, int) else raw_of(value) for value in values]
     # Keys are sent as bytes, so that names that are not UTF-8 work too.
     return ScriptCall(keys=[raw_of(key) for key in script_keys], args=args)  # type: ignore[misc]
+
+
+def specs_of(database: Database, ids: Sequence[str]) -> dict[str, JobSpec | None]:
+    """Return definitions by job id; None for a missing or unreadable one."""
+    specs: dict[str, JobSpec | None] = {}
+    for start in range(0, len(ids), _SPECS):
+        part = ids[start : start + _SPECS]
+        keys = [raw_of(database.keys.job(job_id)) for job_id in part]
+        texts = database.run_raw("read_specs", keys=keys, args=[])
+        for job_id, text in zip(part, texts, strict=True):
+            specs[job_id] = _spec(job_id, text)
+    return specs
 
 
 def fact_of(raw: bytes) -> Fact:

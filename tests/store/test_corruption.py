@@ -29,6 +29,7 @@ from tests.support import HandClock, Store
 _OTHERS = {
     # These examine corrupt keys (tests/store/test_repairs.py).
     "read_job_facts", "read_key_facts", "read_run_facts", "mend", "read_specs", "refill",
+    "refill_managed",
     # These repair their keys (tests/store/test_lease.py, test_shards.py).
     "join_beats", "lease_take", "lease_renew", "lease_release",
 }  # fmt: skip

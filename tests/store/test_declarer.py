@@ -14,13 +14,16 @@ from hermes_celery.celery_app.declarer import Declarer
 from hermes_celery.core.declared import Declaration
 from hermes_celery.core.incidents import Trouble, TroubleKind
 from hermes_celery.core.policy import Overlap, Policy
+from hermes_celery.core.server_address import BrokerNames
 from hermes_celery.scheduling.declared_jobs import managed_id
 from hermes_celery.settings import read_settings
-from hermes_celery.store import Database, Declarations, Formats, Incidents, Jobs
+from hermes_celery.store import CheckMode, Database, Declarations, Formats, Incidents, Jobs
 from hermes_celery.wiring.project import Cron
 from hermes_celery.wiring.project_jobs import make_beat_sign, make_declarer
+from hermes_celery.wiring.watchdogs import make_examiner
 from tests.support import replaced, server_clock
 
+MANAGER = "project:shop"
 _Beat = Callable[[Celery, str], Declarer]
 
 
@@ -269,3 +272,54 @@ def test_our_own_app_declares_nothing(valkey: Database) -> None:
     )
     make.begin(valkey.now_ms())
     assert names(valkey) == set()
+
+
+def examined(database: Database, *, mends: bool) -> list[str]:
+    """Examine all records as fsck does; return the findings."""
+    examiner = make_examiner(database, BrokerNames())
+    mode = CheckMode(now_ms=database.now_ms(), mends=mends, is_deep=True)
+    pages = examiner.records.everything(shards=1)
+    found = [one for page in pages for one in examiner.page(page, mode)]
+    assert all(one.is_mended is mends for one in found)
+    return list(dict.fromkeys(one.text for one in found))
+
+
+@pytest.mark.parametrize("loss", ["deleted", "of another type", "one member"])
+def test_jobs_of_a_lost_set_are_found_again_and_removed_as_usual(
+    make_project: Callable[..., Celery],
+    beat: _Beat,
+    valkey: Database,
+    loss: str,
+) -> None:
+    beat(make_project(stock=3.0, old=60.0), "a").begin(valkey.now_ms())
+    gone(valkey, "a")
+    key, old = valkey.keys.managed(MANAGER), managed_id(MANAGER, "old")
+    whole = Jobs(valkey).managed_by(MANAGER)
+    assert len(whole) == 2
+    if loss == "one member":
+        valkey.call("SREM", key, old)
+    else:
+        valkey.call("DEL", key)
+    if loss == "of another type":
+        valkey.call("SET", key, "garbage")
+        (text,) = examined(valkey, mends=False)
+        assert text == f"key {key!r} is a string, not a set; moved to quarantine"
+    else:
+        (text,) = examined(valkey, mends=False)
+        count = "1 job" if loss == "one member" else "2 jobs"
+        assert text.startswith(f"key {key!r} lacked {count} that its project declared")
+        assert old in text
+
+    newer = beat(make_project(stock=3.0), "b")
+    now_ms = valkey.now_ms()
+    if loss != "of another type":
+        newer.begin(now_ms)
+        assert names(valkey) == {"stock", "old"}
+    assert examined(valkey, mends=True) != []
+    assert examined(valkey, mends=False) == []
+    assert Jobs(valkey).managed_by(MANAGER) == whole
+    if loss == "of another type":
+        newer.begin(now_ms)
+    newer.step(now_ms + 5_001)
+    assert names(valkey) == {"stock"}
+    assert examined(valkey, mends=False) == []

@@ -33,7 +33,7 @@ from hermes_celery.store import (
 )
 from hermes_celery.store.jobs import Write
 from tests.store.disorder import TOKEN, World
-from tests.support import HandClock, a_job
+from tests.support import HandClock, a_job, replaced
 
 
 @pytest.fixture
@@ -134,6 +134,81 @@ def test_an_idle_step_makes_at_most_ten_calls(sweep: Sweep, world: World) -> Non
         sweep.step(TOKEN, world.clock.ms)
         world.clock.ms += 1000
     assert asked() - before <= 100
+
+
+def declare(world: World, *names: str) -> tuple[str, set[str]]:
+    """Store jobs that a project declares; return the key of their set, and their ids."""
+    made = [a_job(now=world.store.cron.now, id=f"{n:012x}") for n, _ in enumerate(names, start=1)]
+    jobs = [
+        replaced(job, spec=replaced(job.spec, name=name, managed_by="project:shop"))
+        for job, name in zip(made, names, strict=True)
+    ]
+    world.store.jobs.write_many([Write(job=job) for job in jobs])
+    return world.keys.managed("project:shop"), {job.id for job in jobs}
+
+
+@pytest.mark.parametrize(
+    "loss", [("DEL", "{key}"), ("SREM", "{key}", "000000000002"), ("SET", "{key}", "garbage")]
+)
+def test_a_lost_set_of_declared_jobs_is_derived_from_the_jobs_by_a_new_leader(
+    sweep: Sweep, world: World, loss: tuple[str, ...]
+) -> None:
+    key, ids = declare(world, "stock", "old", "new")
+    world.call(*(word.format(key=key) for word in loss))
+    go_round(sweep, world)
+    assert world.call("SMEMBERS", key) == ids
+    texts = [one.text for one in Incidents(world.database).open()]
+    assert all(key in text for text in texts)
+    assert texts
+    assert open_incidents(world) == [(TroubleKind.BROKEN, "")] * len(texts)
+
+
+def test_a_set_that_is_lost_later_is_derived_within_ten_rounds(sweep: Sweep, world: World) -> None:
+    key, ids = declare(world, "stock", "old")
+    go_round(sweep, world)
+    world.call("DEL", key)
+    for _ in range(10):
+        world.clock.ms += EVERY_MS
+        go_round(sweep, world)
+        sweep.step(TOKEN, world.clock.ms)
+    assert world.call("SMEMBERS", key) == ids
+
+
+def test_only_every_tenth_round_reads_the_definitions_of_all_jobs(
+    sweep: Sweep, world: World
+) -> None:
+    declare(world, "stock", "old")
+    go_round(sweep, world)
+
+    def reads() -> int:
+        stats = world.call("INFO", "commandstats")
+        return int(stats.get("cmdstat_smembers", {}).get("calls", 0))
+
+    before = reads()
+    for _ in range(20):
+        world.clock.ms += EVERY_MS
+        for _ in range(4):
+            sweep.step(TOKEN, world.clock.ms)
+    # Each round reads the open incidents of no job, which is a set too.
+    assert reads() - before == 20 + 2
+
+
+@pytest.mark.parametrize("mends", [True, False])
+def test_jobs_that_were_removed_meanwhile_are_not_added_to_their_set(
+    database: Database, clock: HandClock, mends: bool
+) -> None:
+    world = World(database, clock)
+    key, ids = declare(world, "stock", "old")
+    records = world.examiner.records
+    (page,) = records.jobs_and_managed()
+    declared = records.declared(page)
+    assert declared == {key: sorted(ids)}
+    world.store.jobs.remove(world.store.jobs.find("old"))
+    world.call("DEL", key)
+    (found,) = records.refill_managed(page, declared, mends=mends)
+    assert "lacked 1 job that its project declared" in found.text
+    assert found.is_mended is mends
+    assert Jobs(database).managed_by("project:shop") == ["000000000001"] * mends
 
 
 def test_dead_index_entries_do_not_hide_runs_from_rescue(sweep: Sweep, world: World) -> None:

@@ -16,7 +16,7 @@ STORE = Path(hermes_celery.store.__file__).parent
 #: Scripts that are called with lists: those for batches and those that read whole records.
 LISTED = {
     "advance", "forget", "heartbeat", "mend", "move_job", "move_runs", "read_due", "read_job_facts",
-    "read_key_facts", "read_run_facts", "read_specs", "refill",
+    "read_key_facts", "read_run_facts", "read_specs", "refill", "refill_managed",
 }  # fmt: skip
 NAMED = sorted(
     path.stem
