@@ -32,7 +32,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 #: How many characters of a given value a message repeats.
-_SHOWN = 60
+_SHOWN = 100
 
 
 def shown(value: object) -> str:
@@ -42,13 +42,18 @@ def shown(value: object) -> str:
         return repr(cut(value))
     try:
         return cut(repr(value))
-    except (RecursionError, ValueError):  # nested too deeply, or a number with too many digits
-        return f"a {type(value).__qualname__}"
+    except Exception:  # noqa: BLE001 - nested too deeply, too many digits, or the user's own class
+        return with_article(type(value).__qualname__)
 
 
 def cut(text: str) -> str:
     """Return a text; of a long one, its beginning and `…`."""
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+
+
+def with_article(noun: str) -> str:
+    """Return `a dict` or `an object`. A u counts as a consonant, as in `a UUID`."""
+    return f"{'an' if noun[:1] in 'aeioAEIO' else 'a'} {noun}"
 
 
 class HermesCeleryError(Exception):

@@ -107,7 +107,7 @@ BROAD = {
         "kombu's decoders raise classes of their own; the other messages are deleted too",
     "hermes_celery.delivering.beat_watchdog:BeatWatchdog._loop":
         "the thread must survive any error",
-    "hermes_celery.core.schedule_text:_shown":
+    "hermes_celery.errors:shown":
         "the user's own class may raise anything; only the message needs its text",
     "hermes_celery.core.schedule_text:_zone_prefix":
         "the user's own function may raise anything; the refusal names it",

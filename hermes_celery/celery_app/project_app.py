@@ -10,7 +10,7 @@ import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from hermes_celery.errors import SettingsError, error_text
+from hermes_celery.errors import SettingsError, error_text, with_article
 from hermes_celery.interop.cron_attributes import DECLARED, NAMESPACE
 from hermes_celery.settings import Settings, checked_namespace
 
@@ -36,7 +36,10 @@ def find(name: str) -> Celery | None:
     app = _imported(name)
     if not isinstance(app, Celery):
         raise SettingsError(
-            [f"--app {name} is a {type(app).__name__}, not a Celery app; write MODULE:NAME"]
+            [
+                f"--app {name} is {with_article(type(app).__name__)}, not a Celery app; write "
+                "MODULE:NAME"
+            ]
         )
     return _with_cron(app, name)
 

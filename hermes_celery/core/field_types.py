@@ -15,7 +15,7 @@ from typing import Any, Final, get_args, get_origin, get_type_hints
 
 import msgspec
 
-from hermes_celery.errors import JobError
+from hermes_celery.errors import JobError, shown, with_article
 
 _WORDS: Final = {
     str: ("a text", "texts"),
@@ -24,7 +24,6 @@ _WORDS: Final = {
     bool: ("True or False", "True or False"),
     datetime: ("a datetime", "datetimes"),
 }
-_MAX_SHOWN: Final = 100
 
 
 def check_fields(value: msgspec.Struct, *, of: str = "") -> None:
@@ -35,9 +34,7 @@ def check_fields(value: msgspec.Struct, *, of: str = "") -> None:
     for name, hint in _hints(type(value)).items():
         given = getattr(value, name)
         if not _fits(given, hint):
-            shown = repr(given)
-            shown = shown if len(shown) <= _MAX_SHOWN else f"{shown[:_MAX_SHOWN]}..."
-            raise JobError(f"{of}{name} is {shown}; it must be {_words(hint)}")
+            raise JobError(f"{of}{name} is {shown(given)}; it must be {_words(hint)}")
         if isinstance(given, msgspec.Struct) and hint is not Any:
             check_fields(given, of=f"{of}{name}.")
 
@@ -90,4 +87,6 @@ def _kind_words(kind: type, *, many: bool) -> str:
         return _WORDS[kind][many]
     if issubclass(kind, Enum):
         return f"one of {', '.join(one.value for one in kind)}"
-    return f"{'an' if kind.__name__[0] in 'AEHIO' else 'a'} {kind.__name__}(...)"
+    # One reads the H of HttpCall as a letter.
+    name = kind.__name__
+    return f"{'an ' + name if name[0] == 'H' else with_article(name)}(...)"

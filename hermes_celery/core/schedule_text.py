@@ -21,7 +21,7 @@ from typing import Any, Final
 
 import msgspec
 
-from hermes_celery.errors import JobError, ScheduleError, error_text
+from hermes_celery.errors import JobError, ScheduleError, error_text, shown, with_article
 from hermes_celery.schedule import duration_text, find_zone
 
 _SHORTEST_MS: Final = 100
@@ -48,7 +48,7 @@ def text_of(given: Any) -> str:
     names = [f"{kind.__module__}.{kind.__qualname__}" for kind in type(given).__mro__]
     if _SOLAR in names:
         raise JobError(
-            f"{_shown(given)} follows the sun, which is not supported; write a crontab for the "
+            f"{shown(given)} follows the sun, which is not supported; write a crontab for the "
             "earliest such time, and let the task wait or check the time"
         )
     for known, read in ((_CRONTAB, _crontab_text), (_INTERVAL, _interval_text)):
@@ -64,7 +64,7 @@ def zone_name(zone: Any) -> str:
         return zone
     if not isinstance(zone, tzinfo):
         raise JobError(
-            f"timezone is {zone!r}; it must be a name such as 'Europe/Berlin', or a ZoneInfo"
+            f"timezone is {shown(zone)}; it must be a name such as 'Europe/Berlin', or a ZoneInfo"
         )
     name = getattr(zone, "key", None) or getattr(zone, "zone", None)
     if isinstance(name, str):
@@ -75,7 +75,7 @@ def zone_name(zone: Any) -> str:
     fixed = zone.utcoffset(None)
     if fixed is None or fixed % timedelta(minutes=1):
         raise JobError(
-            f"the time zone {_shown(zone)} has no name that other machines know; use "
+            f"the time zone {shown(zone)} has no name that other machines know; use "
             "ZoneInfo('Europe/Berlin') or the name alone"
         )
     if not fixed:
@@ -91,16 +91,9 @@ def _check_subclass(given: Any, known: str) -> None:
         own = [name for name in _DECIDING if name in vars(kind)]
         if own and kind.__module__ != _ZONED_CRONTAB:
             raise JobError(
-                f"a {kind.__qualname__} decides with its own {own[0]} when it is due, which cannot "
-                "be stored; write a crontab, a timedelta or seconds"
+                f"{with_article(kind.__qualname__)} decides with its own {own[0]} when it is due, "
+                "which cannot be stored; write a crontab, a timedelta or seconds"
             )
-
-
-def _shown(given: object) -> str:
-    try:
-        return repr(given)[:100]
-    except Exception:  # noqa: BLE001 - the user's own class; only for the message
-        return f"a {type(given).__qualname__}"
 
 
 # --- crontab
@@ -222,7 +215,7 @@ def _period_ms(period: Any) -> int:
         return round(period / timedelta(milliseconds=1))
     if isinstance(period, bool) or not isinstance(period, int | float) or not isfinite(period):
         raise JobError(
-            f"{_shown(period)} is not a schedule; use a text, a crontab, a timedelta or seconds"
+            f"{shown(period)} is not a schedule; use a text, a crontab, a timedelta or seconds"
         )
     return round(period * 1000)
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from math import isfinite
 from typing import Any, Final
 
-from hermes_celery.errors import JobError
+from hermes_celery.errors import JobError, with_article
 
 _KEYS: Final = {"__type__", "__value__"}
 #: Types of `exact` that kombu lacks, and how their values are read.
@@ -121,7 +121,9 @@ def _key(key: Any, place: str) -> str:
         return {None: "null", True: "true", False: "false"}[key]
     if isinstance(key, int | float):
         return repr(key)
-    raise JobError(f"{place} has the key {key!r}, a {type(key).__name__}; use texts as keys")
+    raise JobError(
+        f"{place} has the key {key!r}, {with_article(type(key).__name__)}; use texts as keys"
+    )
 
 
 def _refusal(value: object, place: str) -> str:
@@ -131,6 +133,6 @@ def _refusal(value: object, place: str) -> str:
     named = f" {value.__qualname__}" if hasattr(value, "__qualname__") else ""
     known = "" if kind.__module__ == "builtins" else f"{kind.__module__}."
     return (
-        f"{place} is a {known}{kind.__qualname__}{named}, which cannot be stored; give text, "
-        "numbers, lists, dicts, dates, times, Decimal, UUID or bytes"
+        f"{place} is {with_article(known + kind.__qualname__)}{named}, which cannot be stored; "
+        "give text, numbers, lists, dicts, dates, times, Decimal, UUID or bytes"
     )

@@ -22,7 +22,7 @@ from hermes_celery.core.job import JobRequest
 from hermes_celery.core.readable import readable
 from hermes_celery.core.schedule_text import text_of, zone_name
 from hermes_celery.core.task_call import call_of, late_text
-from hermes_celery.errors import HermesCeleryError, JobError, error_text
+from hermes_celery.errors import HermesCeleryError, JobError, error_text, with_article
 from hermes_celery.interop.beat_defaults import policy_of
 from hermes_celery.interop.cron_attributes import DECLARED, REFUSED, place_of
 
@@ -42,8 +42,8 @@ def requests_of(app: Celery) -> tuple[dict[str, JobRequest], dict[str, str]]:
     refused: dict[str, str] = {}
     entries = app.conf.beat_schedule or {}
     if not isinstance(entries, Mapping):
-        kind = type(entries).__name__
-        return {}, {WHOLE: f"{WHOLE} is a {kind}; make it a dict of entries by their names"}
+        kind = with_article(type(entries).__name__)
+        return {}, {WHOLE: f"{WHOLE} is {kind}; make it a dict of entries by their names"}
     for name, entry in with_defaults(app).items():
         key = entry_name(name)
         try:
@@ -150,7 +150,9 @@ def _fields(entry: Any) -> Mapping[str, Any]:
         names = ("task", "schedule", "args", "kwargs", "options")
         return {name: getattr(entry, name) for name in names}
     if not isinstance(entry, Mapping):
-        raise JobError(f"it is a {type(entry).__name__}; make it a dict with task and schedule")
+        raise JobError(
+            f"it is {with_article(type(entry).__name__)}; make it a dict with task and schedule"
+        )
     unknown = [str(key) for key in entry if key not in (*_KEYS, *_NOTES)]
     if unknown:
         raise JobError(f"it has the key {', '.join(unknown)}; known are {', '.join(_KEYS)}")

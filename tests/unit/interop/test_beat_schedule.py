@@ -175,7 +175,7 @@ GOOD = {"task": "shop.a", "schedule": 5}
         ({**GOOD, "options": {"expires": timedelta(minutes=5)}}, "number of seconds, here 300"),
         ({**GOOD, "options": {"priority": "high"}}, "priority 'high' is not a whole number"),
         ({**GOOD, "options": {"queue": "a b"}}, "queue 'a b' must be"),
-        ({**GOOD, "options": {"link": object()}}, "options['link'] is a object"),
+        ({**GOOD, "options": {"link": object()}}, "options['link'] is an object"),
     ],
 )  # fmt: skip
 def test_an_invalid_entry_is_refused_alone(entry: Any, why: str) -> None:
@@ -193,7 +193,7 @@ class Odd:
 
 
 def test_an_object_that_raises_on_every_access_fails_only_its_entry() -> None:
-    assert "a Odd is not a schedule" in refusal({**GOOD, "schedule": Odd()})
+    assert "an Odd is not a schedule" in refusal({**GOOD, "schedule": Odd()})
     assert "cannot be read: RuntimeError" in refusal({**GOOD, "task": Odd()})
 
 

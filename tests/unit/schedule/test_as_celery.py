@@ -193,7 +193,7 @@ class PlainSubclass(crontab):  # type: ignore[misc]  # Celery carries no types
 @pytest.mark.parametrize(
     ("given", "why"),
     [
-        (OwnDecision(app=APP), "a OwnDecision decides with its own is_due"),
+        (OwnDecision(app=APP), "an OwnDecision decides with its own is_due"),
         (solar.__new__(solar), "follows the sun"),
         (BaseSchedule(app=APP), "is not a schedule; use a text, a crontab, a timedelta or seconds"),
         (None, "None is not a schedule"),
