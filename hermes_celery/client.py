@@ -21,7 +21,15 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from hermes_celery.core.arguments import aware, finite, whole_within, word_or_none
+from hermes_celery.core.arguments import (
+    a_text,
+    aware,
+    finite,
+    of_kind,
+    stored_text,
+    whole_within,
+    word_or_none,
+)
 from hermes_celery.core.built_message import STAND_IN, BuildOutcome, is_stand_in
 from hermes_celery.core.fields import DELIVERY
 from hermes_celery.core.job import (
@@ -67,6 +75,8 @@ _MAX_BACKFILL = 1000
 _POLL_SECONDS = 0.1
 _MAX_PER_MINUTE = 60_000
 _MAX_LISTED = 10_000
+#: Characters of a key of `run`: the server keeps each key for a day.
+_MAX_KEY = 1000
 #: Milliseconds that this process has to build a message before the leader builds it instead.
 _BUILDING_MS = 20_000
 #: Keeps the backfilled run of an occurrence apart from the scheduled one.
@@ -120,7 +130,7 @@ class Client:
     """Adds, changes and runs the jobs of one namespace, and reads its runs.
 
     A `reference` is a job's id or full name. An unknown one raises JobNotFound; a name that several
-    jobs have raises AmbiguousJobReference.
+    jobs have raises AmbiguousJobReference. A wrong argument raises JobError, which names it.
     """
 
     def __init__(
@@ -152,6 +162,7 @@ class Client:
         With `check_files`, its script and working directory must exist on this machine. Raises
         JobError, ScriptError or ScheduleError for an invalid request.
         """
+        request = of_kind(request, name="request", kind=JobRequest)
         job = self._new(request, now=self.now, paused=paused)
         if check_files:
             self._checks.files(job.spec)
@@ -167,7 +178,11 @@ class Client:
         says why. Each job is then stored in one atomic step. Raises StoreError when the server
         refuses one; the others may have been written by then.
         """
-        asked, now = list(requests), self.now
+        given = of_kind(requests, name="requests", kind=Iterable)
+        asked = [
+            of_kind(one, name=f"requests[{at}]", kind=JobRequest) for at, one in enumerate(given)
+        ]
+        now = self.now
         jobs = self._checked(asked, now=now, paused=paused, check_files=check_files)
         written = self.jobs.write_many([Write(job=job) for job in jobs])
         return [
@@ -228,6 +243,7 @@ class Client:
         `expected_revision` any more. Without an expected revision, fields that are not in `changes`
         keep what others changed meanwhile.
         """
+        changes = of_kind(changes, name="changes", kind=Mapping)
 
         def change(job: Job) -> Job:
             _refuse_declared(job, "change it there")
@@ -247,8 +263,10 @@ class Client:
         """Stop a job's schedule and return the job; dispatched runs continue.
 
         A job that is already paused keeps its pause time; it keeps its reason too, unless you give
-        a new one.
+        a new one. Raises JobError for a reason that cannot be stored.
         """
+        if reason is not None:
+            reason = stored_text(reason, name="reason")
 
         def paused(job: Job) -> Job:
             if job.state is JobState.PAUSED:
@@ -272,8 +290,9 @@ class Client:
         """Stop the dispatch of all jobs in the namespace; dispatched runs continue.
 
         Returns False if all jobs were already paused. The pause time then stays, and so does the
-        note, unless you give a new one.
+        note, unless you give a new one. Raises JobError for a note that cannot be stored.
         """
+        note = stored_text(note, name="note")
         return self.due.pause_all(note=note, now_ms=self._clock.now_ms())
 
     def resume_all(self) -> bool:
@@ -312,8 +331,11 @@ class Client:
     def run(self, reference: str, *, key: str | None = None) -> str:
         """Dispatch one run of a job now, in addition to its schedule, and return the run's id.
 
-        The same `key` within 24 hours returns the same run instead of a second one.
+        The same `key` within 24 hours returns the same run instead of a second one. It has at most
+        1,000 characters.
         """
+        if key is not None:
+            key = stored_text(key, name="key", most=_MAX_KEY)
         job = self.jobs.find(reference)
         now_ms = self._clock.now_ms()
         occurrence = Occurrence(job_id=job.id, due_ms=now_ms, manual=secrets.token_hex(4))
@@ -439,9 +461,10 @@ class Client:
         """Request the end of a run.
 
         Returns `cancelled` if it was queued, `asked` if it is running (it ends within a second), or
-        `over` if it had already ended.
+        `over` if it had already ended. Raises RunNotFound.
         """
-        return self.runs.cancel(check_run_id(run_id), reason=reason, now_ms=self._clock.now_ms())
+        run_id, reason = check_run_id(run_id), stored_text(reason, name="reason")
+        return self.runs.cancel(run_id, reason=reason, now_ms=self._clock.now_ms())
 
     def all_jobs(self) -> Iterator[Job]:
         """Yield every readable job, oldest first; `find_jobs` also yields unreadable ones."""
@@ -461,7 +484,8 @@ class Client:
         wanted = word_or_none(
             state, name="state", kind=JobState, stored=stored_word_of, seen=word_of
         )
-        after_id = None if after is None else self.jobs.look_up(after).id
+        name = a_text(name, name="name")
+        after_id = None if after is None else self.jobs.look_up(a_text(after, name="after")).id
         return self.jobs.matching(name=name, state=wanted, after=after_id)
 
     def refusals(self, *, name: str = "") -> list[RefusedJob]:
@@ -469,7 +493,8 @@ class Client:
 
         Only those whose names begin with `name`, ignoring case.
         """
-        return [one for one in self._refusals() if name_key(one.name).startswith(name_key(name))]
+        key = name_key(a_text(name, name="name"))
+        return [one for one in self._refusals() if name_key(one.name).startswith(key)]
 
     def show(self, reference: str) -> Job:
         """Return one job, by id or name. Raises RecordBroken when it is unreadable."""
@@ -494,6 +519,8 @@ class Client:
         limit = whole_within(limit, name="limit", low=1, high=_MAX_LISTED)
         if since is not None:
             since = aware(since, name="since")
+        if after is not None:
+            after = a_text(after, name="after")
         job_id = None if reference is None else self.jobs.look_up(reference).id
         return self.runs.latest(job_id=job_id, state=wanted, since=since, after=after, limit=limit)
 

@@ -33,7 +33,11 @@ _POLL_SECONDS = 0.1
     is_flag=True,
     help="Wait until the run ends, print its output, and exit with its exit code.",
 )
-@click.option("--key", help="An idempotency key: the same key within 24 hours makes no second run.")
+@click.option(
+    "--key",
+    help="An idempotency key, at most 1,000 characters: the same key within 24 hours makes no "
+    "second run.",
+)
 @json_option
 def run(job: str, wait: bool, key: str | None, as_json: bool) -> None:
     """Run JOB now, in addition to its schedule, and print the run's id."""

@@ -14,7 +14,7 @@ from enum import StrEnum
 from math import isfinite
 from typing import Any, TypeVar
 
-from hermes_celery.errors import JobError, ScheduleError, shown
+from hermes_celery.errors import JobError, ScheduleError, shown, with_article
 
 _Word = TypeVar("_Word", bound=StrEnum)
 
@@ -56,6 +56,46 @@ def word_or_none(
         except ValueError:
             pass  # an unknown word is refused as any other value
     raise _refusal(value, name, f"one of {', '.join(seen(one.value) for one in kind)}")
+
+
+def of_kind(value: Any, *, name: str, kind: type) -> Any:
+    """Return a value of a class."""
+    if isinstance(value, kind):
+        return value
+    raise _refusal(value, name, with_article(kind.__name__))
+
+
+def a_text(value: Any, *, name: str) -> str:
+    """Return a text."""
+    if isinstance(value, str):
+        return value
+    raise _refusal(value, name, "a text")
+
+
+def stored_text(value: Any, *, name: str, most: int | None = None) -> str:
+    """Return a text that can be stored, of at most `most` characters."""
+    given = a_text(value, name=name)
+    if most is not None and len(given) > most:
+        raise JobError(
+            f"{name} has {len(given):,} characters, more than {most:,}; it begins {shown(given)}. "
+            "Give a shorter one"
+        )
+    try:
+        given.encode()
+    except UnicodeEncodeError as error:
+        raise not_storable(name, error) from None
+    return given
+
+
+def not_storable(name: str, error: UnicodeEncodeError) -> JobError:
+    """Return the refusal of a text that UTF-8 cannot hold.
+
+    A file name or an escape has left half a character in it.
+    """
+    half = error.object[error.start]
+    return JobError(
+        f"{name} contains {half!r}, which is half of a character and cannot be stored; replace it"
+    )
 
 
 def aware(value: Any, *, name: str) -> datetime:

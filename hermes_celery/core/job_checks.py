@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from hermes_celery.core.arguments import not_storable
 from hermes_celery.core.field_checks import MAX_REPEAT, check_name
 from hermes_celery.core.field_types import check_fields
 from hermes_celery.core.fields import BY_NAME, FIELDS, GRID, HOLDERS, TIMING_NAMES, Field
@@ -190,14 +191,11 @@ def checked_content(request: JobRequest) -> dict[str, Any]:
 
 
 def _check_storable(name: str, value: Any) -> None:
-    """Refuse a text that UTF-8 cannot hold, such as one with half a character in it."""
+    """Refuse a value with a text that UTF-8 cannot hold. Raises JobError."""
     try:
         msgspec.json.encode(value)
     except UnicodeEncodeError as error:
-        raise JobError(
-            f"{name} contains {error.object[error.start]!r}, which is half of a character and "
-            "cannot be stored; replace it"
-        ) from None
+        raise not_storable(name, error) from None
 
 
 def _check_together(content: Mapping[str, Any]) -> None:

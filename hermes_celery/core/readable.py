@@ -1,4 +1,4 @@
-"""Make texts from outside printable: escape control characters."""
+"""Texts from outside, with lone surrogates for bytes that are not UTF-8."""
 
 from __future__ import annotations
 
@@ -9,3 +9,12 @@ def readable(text: str) -> str:
         return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     except UnicodeEncodeError:
         return text.encode("utf-8", "replace").decode()
+
+
+def can_be_sent(text: str) -> bool:
+    """Return whether a text can be sent to the server: half a character cannot."""
+    try:
+        text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return False
+    return True

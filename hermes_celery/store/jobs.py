@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from hermes_celery.core.arguments import a_text
 from hermes_celery.core.fields import TIMING
 from hermes_celery.core.job import (
     Job,
@@ -19,7 +20,7 @@ from hermes_celery.core.job import (
     is_job_id,
     name_key,
 )
-from hermes_celery.core.readable import readable
+from hermes_celery.core.readable import can_be_sent, readable
 from hermes_celery.errors import (
     AmbiguousJobReference,
     Conflict,
@@ -242,14 +243,14 @@ class Jobs:
     def find(self, reference: str) -> Job:
         """Return the job with this id, or else with this full name, ignoring case.
 
-        Raises JobNotFound, AmbiguousJobReference when several jobs share the name, and RecordBroken
-        when the job is unreadable.
+        Raises JobNotFound, AmbiguousJobReference when several jobs share the name, RecordBroken
+        when the job is unreadable, and JobError for a reference that is no text.
         """
         return _readable(self.look_up(reference))
 
     def look_up(self, reference: str) -> Job | UnreadableJob:
         """Return the job as `find` does, or an UnreadableJob."""
-        reference = reference.strip()
+        reference = a_text(reference, name="reference").strip()
         if is_job_id(reference):
             found = self.get_many([reference])
             if found:
@@ -263,10 +264,11 @@ class Jobs:
 
     def ids_named(self, name: str) -> list[str]:
         """Return the ids of all jobs with this name, ignoring case."""
+        if not can_be_sent(name):
+            return []
         prefix = name_key(name) + "\0"
-        entries = self._database.call(
-            "ZRANGEBYLEX", self._keys.names, f"[{prefix}", f"[{prefix}\x7f"
-        )
+        low = f"[{prefix}".encode("utf-8", "surrogateescape")
+        entries = self._database.call("ZRANGEBYLEX", self._keys.names, low, low + b"\x7f")
         return [str(entry)[len(prefix) :] for entry in entries]
 
     def managed_by(self, manager: str) -> list[str]:
@@ -294,6 +296,8 @@ class Jobs:
         behind that job. An unreadable job is yielded as an UnreadableJob. Raises JobNotFound for an
         unknown `after`.
         """
+        if not can_be_sent(name):
+            return iter(())
         found = self._by_name(name, after) if name else self._by_creation(after)
         return (job for ids in found for job in self._in_state(ids, state))
 
@@ -482,7 +486,7 @@ def name_entry(job: Job) -> str:
 
 def _name_range(name: str, entry: str) -> tuple[bytes, bytes]:
     """Return the bounds of the names that begin with `name` and follow `entry`."""
-    first, behind = name_key(name).encode(), entry.encode()
+    first, behind = (text.encode("utf-8", "surrogateescape") for text in (name_key(name), entry))
     low = b"(" + behind if behind >= first else b"[" + first
     # The byte 0xff never occurs in UTF-8.
     return low, b"[" + first + b"\xff"

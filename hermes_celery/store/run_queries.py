@@ -7,9 +7,10 @@ from datetime import datetime
 
 import msgspec
 
+from hermes_celery.core.arguments import a_text
 from hermes_celery.core.job import JobSpec
 from hermes_celery.core.output import as_text
-from hermes_celery.core.readable import readable
+from hermes_celery.core.readable import can_be_sent, readable
 from hermes_celery.core.run import (
     MOST_HOPS,
     DeliveryState,
@@ -24,7 +25,7 @@ from hermes_celery.errors import RecordBroken, RunNotFound, StoreError
 from hermes_celery.instant import from_ms
 from hermes_celery.store.database import Database
 from hermes_celery.store.job_records import spec_from_json
-from hermes_celery.store.pages import Order, lex_pages, pages, position_of
+from hermes_celery.store.pages import Order, PagePosition, lex_pages, pages, position_of
 from hermes_celery.store.record_fields import Fields
 
 #: How many latest runs of a job are searched for its last output.
@@ -223,10 +224,14 @@ class RunRecords:
                     yield run_from_fields(run_id, fields)
 
     def _of_all(self, after: str | None) -> Iterator[list[str]]:
-        place = None if after is None else position_of(self._database, self._keys.runs, after)
-        if after is not None and place is None:
-            raise RunNotFound(after)
+        place = None if after is None else self._position_of(after)
         return pages(self._database, self._keys.runs, order=Order.DOWN, after=place)
+
+    def _position_of(self, run_id: str) -> PagePosition:
+        found = can_be_sent(run_id) and position_of(self._database, self._keys.runs, run_id)
+        if not found:
+            raise RunNotFound(run_id)
+        return found
 
     def _of_job(self, job_id: str, after: str | None) -> Iterator[list[str]]:
         if after is not None and not (is_run_id(after) and job_id_of(after) == job_id):
@@ -248,8 +253,11 @@ class RunRecords:
 
 
 def check_run_id(text: str) -> str:
-    """Return the text if it has the form of a run id. Raises RunNotFound."""
-    if not is_run_id(text):
+    """Return the text if it has the form of a run id.
+
+    Raises RunNotFound, and JobError for a value that is no text.
+    """
+    if not is_run_id(a_text(text, name="run_id")):
         raise RunNotFound(text)
     return text
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from hermes_celery.core.job import JobRequest, JobState
+from hermes_celery.core.job import Job, JobRequest, JobState
 from hermes_celery.core.run import RunState
-from hermes_celery.errors import JobError, RunNotFound, ScheduleError
+from hermes_celery.errors import JobError, JobNotFound, RunNotFound, ScheduleError
 from tests.support import Store
 
 _NAIVE = datetime.fromisoformat("2026-06-22T10:00")
@@ -134,3 +134,146 @@ def test_a_wrong_pace_of_a_backfill_is_refused(store: Store, per_minute: Any) ->
     now = store.cron.now
     with pytest.raises(JobError, match=r"^per_minute is .*a whole number from 1 to 60,000$"):
         store.cron.backfill("x", start=now, end=now, per_minute=per_minute)
+
+
+_HALF = "\ud800"
+#: A byte that is not UTF-8, as the command line passes it.
+_BYTE = "\udcff"
+_TAKES_A_REFERENCE: dict[str, Callable[[Store, Any], object]] = {
+    "show": lambda store, given: store.cron.show(given),
+    "edit": lambda store, given: store.cron.edit(given, {"prompt": "q"}),
+    "pause": lambda store, given: store.cron.pause(given),
+    "resume": lambda store, given: store.cron.resume(given),
+    "remove": lambda store, given: store.cron.remove(given),
+    "run": lambda store, given: store.cron.run(given),
+    "latest_runs": lambda store, given: store.cron.latest_runs(given),
+    "find_jobs": lambda store, given: store.cron.find_jobs(after=given),
+    "backfill": lambda store, given: store.cron.backfill(
+        given, start=store.cron.now, end=store.cron.now
+    ),
+}
+
+
+@pytest.mark.parametrize("call", _TAKES_A_REFERENCE)
+@pytest.mark.usefixtures("job")
+def test_a_text_that_no_name_can_be_is_the_reference_of_no_job(store: Store, call: str) -> None:
+    for given in (_HALF, f"x{_HALF}", _BYTE):
+        with pytest.raises(JobNotFound, match=r"^no job has the id or name 'x?\\ud"):
+            _TAKES_A_REFERENCE[call](store, given)
+
+
+@pytest.mark.parametrize("call", _TAKES_A_REFERENCE)
+@pytest.mark.parametrize("given", [5, b"x", ["x"], True])
+@pytest.mark.usefixtures("job")
+def test_a_reference_that_is_no_text_is_refused(store: Store, call: str, given: Any) -> None:
+    with pytest.raises(JobError, match=r"^(reference|after) is .*; it must be a text$"):
+        _TAKES_A_REFERENCE[call](store, given)
+
+
+@pytest.mark.usefixtures("job")
+def test_a_long_reference_is_cut_in_the_message(store: Store) -> None:
+    with pytest.raises(JobNotFound) as error:
+        store.cron.show("y" * 10_000)
+    assert len(str(error.value)) < 250
+    with pytest.raises(RunNotFound) as unknown:
+        store.cron.show_run("y" * 10_000)
+    assert len(str(unknown.value)) < 250
+
+
+@pytest.mark.usefixtures("job")
+def test_a_prefix_that_no_name_can_have_finds_nothing(store: Store) -> None:
+    for given in (_HALF, _BYTE):
+        assert list(store.cron.find_jobs(name=given)) == []
+    assert [one.name for one in store.cron.find_jobs(name="X") if isinstance(one, Job)] == ["x"]
+
+
+@pytest.mark.parametrize("given", [5, b"x", None])
+def test_a_prefix_that_is_no_text_is_refused(store: Store, given: Any) -> None:
+    for search in (store.cron.find_jobs, store.cron.refusals):
+        with pytest.raises(JobError, match=r"^name is .*; it must be a text$"):
+            search(name=given)
+
+
+def test_an_id_that_no_run_can_have_is_the_id_of_no_run(store: Store) -> None:
+    for given in (_HALF, _BYTE):
+        for find in (store.cron.show_run, store.cron.output, store.cron.cancel):
+            with pytest.raises(RunNotFound, match=r"^no run has the id '\\ud"):
+                find(given)
+    with pytest.raises(RunNotFound, match=r"^no run has the id '\\ud"):
+        store.cron.latest_runs(after=_HALF)
+
+
+@pytest.mark.parametrize("given", [5, b"x"])
+def test_an_id_of_a_run_that_is_no_text_is_refused(store: Store, job: str, given: Any) -> None:
+    for find in (store.cron.show_run, store.cron.output, store.cron.cancel):
+        with pytest.raises(JobError, match=r"^run_id is .*; it must be a text$"):
+            find(given)
+    for reference in (None, job):
+        with pytest.raises(JobError, match=r"^after is .*; it must be a text$"):
+            store.cron.latest_runs(reference, after=given)
+
+
+_STORES_A_TEXT: dict[str, Callable[[Store, Any], object]] = {
+    "key": lambda store, given: store.cron.run("x", key=given),
+    "reason": lambda store, given: store.cron.pause("x", reason=given),
+    "note": lambda store, given: store.cron.pause_all(note=given),
+}
+
+
+@pytest.mark.parametrize("name", _STORES_A_TEXT)
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        (5, "is 5; it must be a text"),
+        (b"x", "is b'x'; it must be a text"),
+        (_HALF, "contains '\\ud800', which is half of a character"),
+        (f"x{_BYTE}", "contains '\\udcff', which is half of a character"),
+    ],
+    ids=["number", "bytes", "half", "byte"],
+)
+@pytest.mark.usefixtures("job")
+def test_a_text_that_cannot_be_stored_is_refused_before_anything_is_written(
+    store: Store, name: str, given: Any, why: str
+) -> None:
+    with pytest.raises(JobError) as error:
+        _STORES_A_TEXT[name](store, given)
+    assert str(error.value).startswith(f"{name} {why}")
+    assert store.cron.latest_runs() == []
+    assert store.cron.show("x").state is JobState.SCHEDULED
+    # Only a namespace that is paused has something to resume.
+    assert not store.cron.resume_all()
+
+
+def test_the_reason_of_a_cancel_is_checked(store: Store, job: str) -> None:
+    run_id = store.cron.run(job)
+    with pytest.raises(JobError, match=r"^reason contains '\\ud800'"):
+        store.cron.cancel(run_id, reason=_HALF)
+    assert store.cron.show_run(run_id).state is RunState.QUEUED
+
+
+@pytest.mark.usefixtures("job")
+def test_a_key_has_at_most_1000_characters(store: Store) -> None:
+    longest = "k" * 1000
+    assert store.cron.run("x", key=longest) == store.cron.run("x", key=longest)
+    with pytest.raises(JobError) as error:
+        store.cron.run("x", key="k" * 100_000)
+    assert str(error.value).startswith("key has 100,000 characters, more than 1,000; it begins 'kk")
+    assert len(str(error.value)) < 250
+    assert len(store.cron.latest_runs()) == 1
+
+
+@pytest.mark.usefixtures("job")
+def test_a_value_of_another_class_is_refused(store: Store) -> None:
+    given: Any = {"schedule": "every 1h", "prompt": "p"}
+    number: Any = 5
+    nothing: Any = None
+    good = JobRequest(schedule="every 1h", prompt="p", name="good")
+    with pytest.raises(JobError, match=r"^request is \{.*\}; it must be a JobRequest$"):
+        store.cron.add(given)
+    with pytest.raises(JobError, match=r"^requests\[1\] is \{.*\}; it must be a JobRequest$"):
+        store.cron.add_many([good, given])
+    with pytest.raises(JobError, match=r"^requests is 5; it must be an Iterable$"):
+        store.cron.add_many(number)
+    with pytest.raises(JobError, match=r"^changes is None; it must be a Mapping$"):
+        store.cron.edit("x", nothing)
+    assert [one.name for one in store.cron.all_jobs()] == ["x"]
