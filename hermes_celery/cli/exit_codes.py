@@ -57,7 +57,11 @@ EXITS: Final[Mapping[str, tuple[Exit, ...]]] = {
             code="the exit code of the script or agent",
             when="the run did not succeed and has such a code, from 1 to 255",
         ),
-        Exit(option="--wait", code="1", when="the run did not succeed and has no such code"),
+        Exit(
+            option="--wait",
+            code="1",
+            when="the run did not succeed and has no such code, or the server went away meanwhile",
+        ),
     ),
 }
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 
 import click
@@ -12,7 +14,7 @@ from hermes_celery.cli.delivery import delivery_lines, delivery_states
 from hermes_celery.cli.exit_codes import ExitCode
 from hermes_celery.cli.following import follow as follow_run
 from hermes_celery.cli.options import Instant, Since, json_option
-from hermes_celery.cli.scope import with_scope
+from hermes_celery.cli.scope import read_settings, with_scope
 from hermes_celery.cli.screen import RUN_COLUMNS, print_json, run_row, summary
 from hermes_celery.cli.store_access import open_cron, open_cron_to_read
 from hermes_celery.cli.terminal import print_note, print_table
@@ -20,8 +22,9 @@ from hermes_celery.client import Client
 from hermes_celery.core.counted import counted
 from hermes_celery.core.output import as_text
 from hermes_celery.core.run import Run, RunState, is_run_id
-from hermes_celery.errors import JobNotFound
+from hermes_celery.errors import JobNotFound, StoreUnavailable
 from hermes_celery.settings import default_timezone
+from hermes_celery.wiring.server import went_away
 
 _POLL_SECONDS = 0.1
 
@@ -51,12 +54,13 @@ def run(job: str, wait: bool, key: str | None, as_json: bool) -> None:
         return
     if not as_json:
         click.echo(run_id, err=True)
-    ended = _followed(cron, run_id)
-    if as_json:
-        print_json(ended.as_json())
-    else:
-        _print_output(cron, run_id)
-        print_note(_ending(ended))
+    with _server_stays(run_id):
+        ended = _followed(cron, run_id)
+        if as_json:
+            print_json(ended.as_json())
+        else:
+            _print_output(cron, run_id)
+            print_note(_ending(ended))
     sys.exit(_exit_code(ended))
 
 
@@ -127,7 +131,8 @@ def logs(run_or_job: str, follow: bool, as_json: bool) -> None:
     cron = open_cron_to_read()
     item = _run_or_latest(cron, run_or_job)
     if follow and not as_json:
-        print_note(_ending(follow_run(cron.runs, item.id)))
+        with _server_stays(item.id):
+            print_note(_ending(follow_run(cron.runs, item.id)))
         return
     if as_json:
         print_json(
@@ -219,6 +224,18 @@ def _run_or_latest(cron: Client, reference: str) -> Run:
     if not latest:
         raise click.ClickException(f"job {reference!r} has no runs yet")
     return latest[0]
+
+
+@contextmanager
+def _server_stays(run_id: str) -> Iterator[None]:
+    """Say what became of a run if the server goes away while a command waits for the run."""
+    try:
+        yield
+    except StoreUnavailable as error:
+        raise StoreUnavailable(
+            f"{went_away(read_settings(), error)}; this command no longer waits, and the run goes "
+            f"on without it: start the server, then `hermes-celery logs -f {run_id}`"
+        ) from None
 
 
 def _followed(cron: Client, run_id: str) -> Run:

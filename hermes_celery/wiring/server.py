@@ -85,9 +85,17 @@ def unreachable(settings: Settings, error: StoreUnavailable) -> str:
         )
     else:
         advice = _advice_for_embedded(settings, error)
-    # redis-py repeats the address in its error.
-    why = _CONNECTING.sub(r"\2", str(error))
-    return f"no Redis at {address.shown} ({why}); {advice}"
+    return f"no Redis at {address.shown} ({_reason(error)}); {advice}"
+
+
+def went_away(settings: Settings, error: StoreUnavailable) -> str:
+    """Return what to say, without advice, when a server that answered before answers no more."""
+    return f"the Redis at {address_of(settings).shown} answers no more ({_reason(error)})"
+
+
+def _reason(error: StoreUnavailable) -> str:
+    """Return the reason in an error of redis-py, which repeats the address."""
+    return _CONNECTING.sub(r"\2", str(error))
 
 
 def _advice_for_embedded(settings: Settings, error: StoreUnavailable) -> str:

@@ -5,12 +5,18 @@ from __future__ import annotations
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from hermes_celery.cli.exit_codes import ExitCode
+from hermes_celery.core.job import JobRequest
+from hermes_celery.settings import read_settings
+from hermes_celery.wiring.client import open_cron
+from hermes_celery.wiring.server import open_database
 from tests.projects.bed import Bed, Server
 from tests.support import eventually
 from tests.system.conftest import Processes
@@ -143,3 +149,30 @@ def test_a_beat_with_a_frozen_server_stops_within_seconds(early: Bed) -> None:
     beat.terminate()
     assert beat.wait(30) == 0
     assert time.monotonic() - began < 8, early.log(beat)
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("command", ["run --wait", "logs --follow"])
+def test_a_command_that_waits_for_a_run_says_what_to_do_when_the_server_goes_away(
+    processes: Processes, tmp_path: Path, command: str, end: signal.Signals
+) -> None:
+    server = Server(tmp_path / "server")
+    processes.environment["HERMES_REDIS_URL"] = server.url
+    server.start()
+    try:
+        database = open_database(read_settings(processes.environment))
+        cron = open_cron(read_settings(processes.environment))
+        job = cron.add(JobRequest(schedule="every 1h", prompt="p"))
+        run_id = cron.run(job.id, key="k")
+        database.call("SET", database.keys.output(run_id), "begun\n")
+        what = [job.id, "--key", "k"] if command == "run --wait" else [run_id]
+        waiting = processes.start([sys.executable, "-m", "hermes_celery", *command.split(), *what])
+        first = run_id if command == "run --wait" else "begun"
+        eventually(lambda: first in processes.log(waiting), what="the start of the wait")
+        server.signal(end)
+        assert waiting.wait(30) == ExitCode.FAILED
+    finally:
+        server.end()
+    (sentence,) = processes.log(waiting).splitlines()[1:]
+    assert sentence.startswith(f"Error: the Redis at {server.url} answers no more (")
+    assert sentence.endswith(f"start the server, then `hermes-celery logs -f {run_id}`")
