@@ -12,6 +12,7 @@ import sys
 from contextlib import suppress
 from difflib import get_close_matches
 from importlib import import_module
+from pathlib import Path
 from typing import IO, Any
 
 import click
@@ -137,7 +138,8 @@ def _refused(error: OSError) -> str:
     from hermes_celery.settings import read_settings
 
     home = read_settings().home
-    advice = f"; HERMES_HOME is {home}" if str(error.filename).startswith(str(home)) else ""
+    is_below = Path(str(error.filename)).is_relative_to(home) and error.filename != str(home)
+    advice = f"; HERMES_HOME is {home}" if is_below else ""
     return f"{error.filename} cannot be used: {error.strerror}{advice}"
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+from pathlib import Path
 
 from hermes_celery import embedded_server
 from hermes_celery.core.server_address import ServerAddress, parse_address
@@ -27,11 +29,21 @@ def check_home(settings: Settings) -> None:
 
 def unusable_home(settings: Settings, error: OSError) -> SettingsError:
     """Return the error for an unusable home: which file, why, and what to do."""
-    where = error.filename or settings.home
-    return SettingsError([
-        f"HERMES_HOME is {settings.home}, and {where} cannot be used: {error.strerror or error}; "
-        "set HERMES_HOME to a directory that you own, or become the owner of this one"
-    ])  # fmt: skip
+    where, why = _fault(Path(os.fsdecode(error.filename or settings.home)), error)
+    which = "which" if where == settings.home else f"and {where}"
+    advice = "; set HERMES_HOME to a directory that you own"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        advice += ", or become the owner of this one"
+    return SettingsError([f"HERMES_HOME is {settings.home}, {which} {why}{advice}"])
+
+
+def _fault(path: Path, error: OSError) -> tuple[Path, str]:
+    """Return which path is at fault, and why: a file may stand where a directory is needed."""
+    if error.errno in (errno.ENOTDIR, errno.EEXIST):
+        for one in (path, *path.parents):
+            if one.exists() and not one.is_dir():
+                return one, "is a file"
+    return path, f"cannot be used: {error.strerror or error}"
 
 
 def redis_url(settings: Settings) -> str:

@@ -10,11 +10,12 @@ from collections.abc import Collection
 from hermes_celery.errors import (
     FormatTooNew,
     RecordBroken,
+    SettingsError,
     StoreUnavailable,
     StoreUnsuitable,
 )
 from hermes_celery.events import event
-from hermes_celery.settings import Settings, address_of
+from hermes_celery.settings import Settings, address_of, check_home
 from hermes_celery.store import Database, Formats, connect, refuse_missing
 from hermes_celery.store.keys import Keys
 
@@ -83,6 +84,8 @@ def unreachable(settings: Settings, error: StoreUnavailable) -> str:
         advice = (
             "start it, or unset HERMES_REDIS_URL to use the embedded Valkey of `hermes-celery up`"
         )
+    elif unusable := _unusable_home(settings):
+        return unusable
     else:
         advice = _advice_for_embedded(settings, error)
     return f"no Redis at {address.shown} ({_reason(error)}); {advice}"
@@ -98,9 +101,18 @@ def _reason(error: StoreUnavailable) -> str:
     return _CONNECTING.sub(r"\2", str(error))
 
 
+def _unusable_home(settings: Settings) -> str:
+    """Return what is wrong with a home that no server of ours can have; "" for a usable one."""
+    try:
+        check_home(settings)
+    except SettingsError as error:
+        return str(error)
+    return ""
+
+
 def _advice_for_embedded(settings: Settings, error: StoreUnavailable) -> str:
-    home = f"the {'default ' if settings.is_default_home else ''}home {settings.home}"
     refused = _CONNECTING.fullmatch(str(error))
+    home = f"the {'default ' if settings.is_default_home else ''}home {settings.home}"
     if refused is None or int(refused[1]) not in (errno.ENOENT, errno.ECONNREFUSED):
         return (
             f"this is the server of `hermes-celery up` on {home}: start it again, or set "

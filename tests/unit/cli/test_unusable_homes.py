@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -11,7 +12,7 @@ from click.testing import CliRunner, Result
 
 from hermes_celery.cli import main
 from hermes_celery.errors import SettingsError
-from hermes_celery.settings import check_home, read_settings
+from hermes_celery.settings import check_home, read_settings, unusable_home
 
 JOB = ("add", "every 5m", "--name", "x")
 COMMANDS: list[tuple[str, ...]] = [
@@ -83,11 +84,45 @@ def test_no_command_ends_with_a_traceback(home: Path, arguments: tuple[str, ...]
 def test_up_prints_what_to_do(home: Path) -> None:
     result = typed("up")
     assert result.exit_code == 1
-    assert result.stderr.startswith(f"Error: HERMES_HOME is {home}, and {home}")
-    assert "cannot be used: " in result.stderr
-    assert result.stderr.rstrip().endswith(
-        "set HERMES_HOME to a directory that you own, or become the owner of this one"
+    told = " ".join(result.stderr.split())
+    assert told.startswith(f"Error: HERMES_HOME is {home}, ")
+    assert told.count(str(home)) == 1
+    if home.name == "theirs":
+        assert told.endswith("Permission denied; set HERMES_HOME to a directory that you own, or "
+                             "become the owner of this one")  # fmt: skip
+    else:
+        assert told.endswith("; set HERMES_HOME to a directory that you own")
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [("file", "which is a file"), ("file/below/it", "and {file} is a file")],
+)
+@pytest.mark.parametrize("command", ["up", "list", "status"])
+def test_a_home_that_is_a_file_is_called_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, given: str, told: str
+) -> None:
+    (tmp_path / "file").touch()
+    for name in [name for name in os.environ if name.startswith("HERMES_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HERMES_HOME", str(tmp_path / given))
+    result = typed(command)
+    assert result.exit_code == 1
+    assert " ".join(result.stderr.split()) == (
+        f"Error: HERMES_HOME is {tmp_path / given}, {told.format(file=tmp_path / 'file')}; set "
+        "HERMES_HOME to a directory that you own"
     )
+
+
+def test_a_state_directory_that_is_a_file_is_called_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HERMES_HOME", str(tmp_path))
+    state = read_settings({"HERMES_HOME": str(tmp_path)}).state_dir
+    state.parent.mkdir()
+    state.touch()
+    told = " ".join(typed("up").stderr.split())
+    assert told.startswith(f"Error: HERMES_HOME is {tmp_path}, and {state} is a file; ")
 
 
 def test_doctor_reports_the_home_and_makes_its_other_checks(home: Path) -> None:
@@ -111,3 +146,12 @@ def test_a_home_with_an_unreadable_env_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / ".env").mkdir()
     with pytest.raises(SettingsError, match=r"\.env cannot be used: Is a directory"):
         check_home(read_settings({"HERMES_HOME": str(tmp_path)}))
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG])
+def test_the_advice_to_become_the_owner_is_for_missing_rights(tmp_path: Path, number: int) -> None:
+    settings = read_settings({"HERMES_HOME": str(tmp_path)})
+    error = OSError(number, os.strerror(number), str(tmp_path))
+    told = str(unusable_home(settings, error))
+    assert told.startswith(f"HERMES_HOME is {tmp_path}, which cannot be used: ")
+    assert ("become the owner" in told) == (number in (errno.EACCES, errno.EPERM))
