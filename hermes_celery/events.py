@@ -70,6 +70,8 @@ EVENTS: Final[Mapping[str, str]] = {
     "job.refusals_not_noted": "The incidents of refused declarations could not be written.",
     "job.refused": "A declaration is not a valid job. `why` says what to change.",
     "job.removed": "A job that is no longer declared was removed.",
+    "job.rewritten": "A declared job whose record was unreadable was written again, as it is "
+    "declared.",
     "jobs.gone": "The server lost its data: jobs that were there before are gone.",
     "lease.mended": "A key of the lease had an invalid value, and was repaired.",
     "letter.kept": "A worker could not read a message, and kept it for `hermes-celery letters`.",

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -40,6 +40,8 @@ from hermes_celery.interop.cron_attributes import (
     project_of,
 )
 from hermes_celery.scheduling.declared_jobs import managed_id, synchronise
+from hermes_celery.scheduling.sweep import stored_subject
+from hermes_celery.store import WRITES
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -130,6 +132,16 @@ class DeclarationIncidents:
         mine = incident_id(kind, subject)
         found = [one for one in self._incidents.of_job("") if one.id == mine]
         self._reporter.over(found, text, now_ms=now_ms)
+
+    def over_of_jobs(self, ids: Sequence[str], *, now_ms: int) -> None:
+        """Close the incidents that say that the records of these jobs are unreadable."""
+        if not ids:
+            return
+        over = {incident_id(TroubleKind.BROKEN, stored_subject(one)): one for one in ids}
+        for one in self._incidents.of_job(""):
+            if one.id in over:
+                text = f"job {over[one.id]} was written again as it is declared"
+                self._reporter.over([one], text, now_ms=now_ms)
 
 
 class NamespaceSharing:
@@ -230,12 +242,16 @@ class ProjectDeclarer:
         self._present = 0
         self._managed = 0
         self._counted_ms = 0
+        #: The declared job at which the next search for unreadable jobs begins, and those found.
+        self._looked_at = 0
+        self._unreadable: set[str] = set()
         #: The text of the open incident; None if an earlier leader may have left one open.
         self._said: str | None = None
 
     def begin(self, now_ms: int) -> None:
         """Write the declared jobs as a new leader. Raises StoreError."""
         self._kept = None
+        self._unreadable = set()
         self._said = None
         self._write_if_new(self._moving is None or self._moving.begin(now_ms), now_ms)
 
@@ -272,7 +288,7 @@ class ProjectDeclarer:
             self._count(now_ms)
 
     def _have_jobs_changed(self, now_ms: int) -> bool:
-        """Return whether a declared job vanished, or managed jobs appeared, since the last write.
+        """Return whether a declared job vanished or became unreadable, or managed jobs appeared.
 
         They appear when the sweep adds jobs to the lost set of the managed jobs: those that are
         declared no more are to be removed.
@@ -281,7 +297,21 @@ class ProjectDeclarer:
             return False
         present, managed = self._present, self._managed
         self._count(now_ms)
-        return self._present < present or self._managed > managed
+        is_unreadable = self._find_unreadable()
+        return is_unreadable or self._present < present or self._managed > managed
+
+    def _find_unreadable(self) -> bool:
+        """Return whether a declared job became unreadable; look at one page of them per call."""
+        ids = list(self._sharing.mine.jobs)
+        page = ids[self._looked_at : self._looked_at + WRITES]
+        self._looked_at = self._looked_at + WRITES if len(page) == WRITES else 0
+        found = {
+            job_id for job_id, job in self._jobs.get_many(page).items()
+            if isinstance(job, UnreadableJob) and not job.is_newer
+        } if page else set()  # fmt: skip
+        is_new = bool(found - self._unreadable)
+        self._unreadable = (self._unreadable - set(page)) | found
+        return is_new
 
     def _count(self, now_ms: int) -> None:
         self._counted_ms = now_ms
@@ -315,6 +345,8 @@ class ProjectDeclarer:
         for name, why in reasons.items():
             event(_log, "job.refused", level=logging.ERROR, job=name, why=why)
         report = synchronise(self._jobs, declared, now=from_ms(now_ms), left=kept | unread)
+        rewritten = [managed_id(declared.manager, name) for name in report.rewritten]
+        self._unreadable.difference_update(rewritten)
         reasons = {**reasons, **report.refused}
         for job_id, project in contested.items():
             name = self._sharing.mine.jobs[job_id]
@@ -330,11 +362,16 @@ class ProjectDeclarer:
         # Here the declaration of `cron.add` is the job. If that is refused too, only its own
         # refusal is reported.
         refusals += [self._second(name, why) for name, why in twice.items() if name not in reasons]
-        self._note(refusals, warnings, now_ms=now_ms)
+        self._note(refusals, warnings, rewritten, now_ms=now_ms)
         return not report.has_more
 
     def _note(
-        self, refusals: list[RefusedJob], warnings: Mapping[str, str], *, now_ms: int
+        self,
+        refusals: list[RefusedJob],
+        warnings: Mapping[str, str],
+        rewritten: Sequence[str],
+        *,
+        now_ms: int,
     ) -> None:
         doubts = [
             msgspec.structs.replace(self._refusal(name, why), is_refused=False)
@@ -352,6 +389,7 @@ class ProjectDeclarer:
                     TroubleKind.DECLARED, _subject(one), f"job {one.name!r} is no longer refused",
                     now_ms=now_ms,
                 )  # fmt: skip
+            self._troubles.over_of_jobs(rewritten, now_ms=now_ms)
         except StoreError as error:
             # The jobs are written; the log has the refusals.
             event(_log, "job.refusals_not_noted", level=logging.WARNING, why=error)

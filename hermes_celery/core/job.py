@@ -266,7 +266,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 class UnreadableJob(msgspec.Struct, frozen=True, kw_only=True):
     """A stored job that this version cannot read, with the parts that can be shown.
 
-    It is never planned. Its record stays as it is until somebody repairs or removes it.
+    It is never planned. Its record stays as it is until somebody repairs or removes it; the beat
+    writes a declared job again.
     """
 
     id: str

@@ -4,6 +4,9 @@ The leader compares the declared jobs with the stored ones each time it takes th
 changes and removes managed jobs. It leaves jobs that people created alone, and keeps a paused
 managed job paused. A managed job's id is derived from its name, so every beat addresses the same
 job.
+
+A managed job whose record is unreadable is written again as it is declared, and keeps the state and
+the counts that can be read. One that a newer version wrote stays as it is.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -18,7 +22,7 @@ import msgspec
 
 from hermes_celery.core.job import Job, JobRequest, JobState, UnreadableJob
 from hermes_celery.core.job_checks import define, with_beginning_of
-from hermes_celery.core.replanning import over_if_used_up, replanned
+from hermes_celery.core.replanning import is_once, over_if_used_up, replanned
 from hermes_celery.errors import Conflict, HermesCeleryError, StoreError
 from hermes_celery.events import event
 from hermes_celery.instant import from_ms
@@ -29,12 +33,16 @@ _log = logging.getLogger(__name__)
 _BEGINNINGS = ("anchor_ms", "created_ms")
 #: Attempts to write a job that a tick or a user changes at the same time.
 _RETRIES = 5
+#: Records that one attempt moves to quarantine: each reads the whole index of names.
+_MOVED = 20
 
 
 class SyncReport(msgspec.Struct, frozen=True, kw_only=True):
     """The names of the jobs that a synchronisation added, changed, removed or refused."""
 
     added: tuple[str, ...] = ()
+    #: Jobs whose records were unreadable.
+    rewritten: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
     #: Jobs that are invalid or could not be written: name to reason.
@@ -88,11 +96,12 @@ def synchronise(
     report = SyncReport(
         refused=refused,
         added=tuple(name for name, word in done.items() if word == "added"),
+        rewritten=tuple(name for name, word in done.items() if word == "rewritten"),
         changed=tuple(name for name, word in done.items() if word == "changed"),
         removed=removed,
         has_more=raced or left_over,
     )
-    for word in ("added", "changed", "removed"):
+    for word in ("added", "rewritten", "changed", "removed"):
         for name in getattr(report, word):
             event(_log, f"job.{word}", job=name, manager=manager)
     for name, why in refused.items():
@@ -117,8 +126,9 @@ def declared_job(declared: DeclaredJobs, name: str, *, now: datetime) -> Job:
 def _put(jobs: Jobs, new: Sequence[Job]) -> tuple[dict[str, str], dict[str, str], bool]:
     """Write new and changed jobs, page by page.
 
-    Returns three things: for each written job its name and "added" or "changed"; for each refused
-    job its id and the reason; and whether a job was changed by others at every attempt.
+    Returns three things: for each written job its name and "added", "rewritten" or "changed"; for
+    each refused job its id and the reason; and whether a job was changed by others at every
+    attempt.
     """
     done: dict[str, str] = {}
     refused: dict[str, str] = {}
@@ -136,19 +146,21 @@ def _put_once(
 ) -> list[Job]:
     """Write the jobs, record each outcome, and return those that others changed meanwhile."""
     stored = jobs.get_many([job.id for job in new]) if new else {}
+    broken, standing = _unreadable(jobs, stored, new)
+    again = _moved_away(jobs, [job for job in new if job.id in broken], broken, done)
     writes, wanted = [], []
-    for job in new:
+    for job in (job for job in new if job.id not in broken):
         try:
-            write = _write(stored.get(job.id), job)
+            mended = standing.get(job.id)
+            write = _rewrite(mended, job) if mended else _write(stored.get(job.id), job)
         except HermesCeleryError as error:
             refused[job.id] = str(error)
         else:
             writes += [write] if write else []
             wanted += [job] if write else []
-    again = []
     for write, job, outcome in zip(writes, wanted, jobs.write_many(writes), strict=True):
         if isinstance(outcome, Job):
-            done[outcome.name] = "added" if write.was is None else "changed"
+            done.setdefault(outcome.name, _word(write, is_rewritten=job.id in standing))
         elif isinstance(outcome, StoreError):
             raise outcome
         elif isinstance(outcome, Conflict):
@@ -156,6 +168,49 @@ def _put_once(
         else:
             refused[write.job.id] = str(outcome)
     return again
+
+
+def _unreadable(
+    jobs: Jobs, stored: Mapping[str, Job | UnreadableJob], new: Sequence[Job]
+) -> tuple[dict[str, UnreadableJob], dict[str, Job]]:
+    """Return the unreadable jobs that are to be written again, by id.
+
+    First those of which nothing can be read; then the others, with their new definitions. A job
+    that a newer version wrote is not among them.
+    """
+    found = {
+        job_id: job for job_id, job in stored.items()
+        if isinstance(job, UnreadableJob) and not job.is_newer
+    }  # fmt: skip
+    specs = {job.id: job.spec for job in new if job.id in found}
+    standing = jobs.with_specs(specs) if specs else {}
+    return {job_id: job for job_id, job in found.items() if job_id not in standing}, standing
+
+
+def _moved_away(
+    jobs: Jobs, new: Sequence[Job], broken: Mapping[str, UnreadableJob], done: dict[str, str]
+) -> list[Job]:
+    """Move the records of these jobs to quarantine; return the jobs, which are then to be added."""
+    for job in new[:_MOVED]:
+        with suppress(Conflict):
+            jobs.remove_unreadable(broken[job.id], now_ms=job.spec.created_ms)
+            done[job.name] = "rewritten"
+    return list(new)
+
+
+def _word(write: Write, *, is_rewritten: bool) -> str:
+    return "rewritten" if is_rewritten else "changed" if write.was else "added"
+
+
+def _rewrite(old: Job, new: Job) -> Write:
+    """Return the write of a job's definition; its state and next instant stay if they are valid."""
+    is_over = old.completed > 0 and is_once(new.spec.compiled())
+    is_unplanned = old.state is JobState.SCHEDULED and old.next_run_at is None and not is_over
+    if old.state is not JobState.ERROR and not is_unplanned:
+        return Write(job=old, was=old)
+    state = JobState.SCHEDULED if old.paused_at is None else JobState.PAUSED
+    fresh = msgspec.structs.replace(old, state=state, next_run_at=new.next_run_at)
+    return Write(job=over_if_used_up(fresh), was=old)
 
 
 def _write(old: Job | UnreadableJob | None, new: Job) -> Write | None:

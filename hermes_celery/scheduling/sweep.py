@@ -566,8 +566,7 @@ class Sweep:
         if spec is not None:
             trouble = Trouble.of_job(spec, kind, _advised(f"Cron '{spec.name}': {text}"))
         else:
-            subject = f"{_SUBJECT}{_NOT_PLAIN.sub('_', subject)[:_LONGEST]}"
-            trouble = Trouble(kind=kind, subject=subject, text=_advised(text))
+            trouble = Trouble(kind=kind, subject=stored_subject(subject), text=_advised(text))
 
         def tell() -> None:
             self._reporter.tell(trouble, now_ms=now_ms)
@@ -585,6 +584,11 @@ class Sweep:
         with _logged():
             return self._jobs.specs([job_id]).get(job_id)
         return None
+
+
+def stored_subject(what: str) -> str:
+    """Return the subject of the incident about a record: a key, or the id of an unreadable job."""
+    return f"{_SUBJECT}{_NOT_PLAIN.sub('_', what)[:_LONGEST]}"
 
 
 def _advised(text: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Any
@@ -210,6 +210,19 @@ class Jobs:
             for job_id, key, row in found
             if row and not has_moved(row)
         }
+
+    def with_specs(self, specs: Mapping[str, JobSpec]) -> dict[str, Job]:
+        """Return existing jobs as if these were their definitions, instead of unreadable ones.
+
+        State and counts are as stored. A job whose revision is unreadable too is left out.
+        """
+        keys = [self._keys.job(job_id) for job_id in specs]
+        rows = zip(specs.values(), keys, self._database.hashes(keys), strict=True)
+        found = {}
+        for spec, key, row in rows:
+            with suppress(RecordBroken):
+                found[spec.id] = _job(spec, Fields(row), key=key)
+        return found
 
     def stored(self, ids: Sequence[str]) -> set[str]:
         """Return the ids among these that are in the index of jobs, in one round trip."""
@@ -428,11 +441,18 @@ def job_from_fields(job_id: str, row: _Row, *, key: str) -> Job | UnreadableJob:
     try:
         spec = spec_from_json(job_id, _spec_text(row), key=key)
         check_instants(key, spec)
-        revision = fields.number("revision")
-        if revision is None:
-            raise RecordBroken(key, fields.fault or "has no revision")
+        job = _job(spec, fields, key=key)
     except RecordBroken as error:
         return unreadable_job(job_id, fields, text, error)
+    is_same = spec_to_json(spec, stored="") == text.encode()
+    return job if is_same else msgspec.structs.replace(job, stored_spec=text)
+
+
+def _job(spec: JobSpec, fields: Fields, *, key: str) -> Job:
+    """Return a job with its stored state. Raises RecordBroken when it has no revision."""
+    revision = fields.number("revision")
+    if revision is None:
+        raise RecordBroken(key, fields.fault or "has no revision")
     job = Job(
         spec=spec,
         revision=revision,
@@ -445,7 +465,6 @@ def job_from_fields(job_id: str, row: _Row, *, key: str) -> Job | UnreadableJob:
         last_status=fields.text("last_status"),
         last_error=fields.text("last_error"),
         last_delivery_error=fields.text("last_delivery_error"),
-        stored_spec="" if spec_to_json(spec, stored="") == text.encode() else text,
     )
     return msgspec.structs.replace(job, faults=fields.faults) if fields.faults else job
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -9,18 +11,22 @@ from typing import Any
 
 import pytest
 from celery import Celery
+from click.testing import CliRunner
 
 from hermes_celery.celery_app.declarer import Declarer
+from hermes_celery.cli import main
 from hermes_celery.core.declared import Declaration
 from hermes_celery.core.incidents import Trouble, TroubleKind
+from hermes_celery.core.job import JobState, UnreadableJob
 from hermes_celery.core.policy import Overlap, Policy
 from hermes_celery.core.server_address import BrokerNames
+from hermes_celery.instant import from_ms
 from hermes_celery.scheduling.declared_jobs import managed_id
 from hermes_celery.settings import read_settings
 from hermes_celery.store import CheckMode, Database, Declarations, Formats, Incidents, Jobs
 from hermes_celery.wiring.project import Cron
 from hermes_celery.wiring.project_jobs import make_beat_sign, make_declarer
-from hermes_celery.wiring.watchdogs import make_examiner
+from hermes_celery.wiring.watchdogs import make_examiner, make_sweep
 from tests.support import replaced, server_clock
 
 MANAGER = "project:shop"
@@ -323,3 +329,187 @@ def test_jobs_of_a_lost_set_are_found_again_and_removed_as_usual(
     newer.step(now_ms + 5_001)
     assert names(valkey) == {"stock"}
     assert examined(valkey, mends=False) == []
+
+
+#: Ways to spoil a job's record, as commands; {key} is its key.
+UNREADABLE: dict[str, list[tuple[str | bytes, ...]]] = {
+    "garbage": [("HSET", "{key}", "spec", '{"id":')],
+    "no definition": [("HDEL", "{key}", "spec")],
+    "not UTF-8": [("HSET", "{key}", "spec", b"\xff\xfe")],
+    "another job's": [("HSET", "{key}", "spec", '{"id":"bbbbbbbbbbbb","name":"x"}')],
+    "no revision": [("HDEL", "{key}", "spec", "revision")],
+    "another type": [("DEL", "{key}"), ("SET", "{key}", "garbage")],
+}
+
+
+def spoil(database: Database, job_id: str, how: str) -> None:
+    for command in UNREADABLE[how]:
+        words = (w.format(key=database.keys.job(job_id)) if w == "{key}" else w for w in command)
+        database.call(*words)
+    assert isinstance(Jobs(database).get_many([job_id])[job_id], UnreadableJob)
+
+
+def events_of(log: pytest.LogCaptureFixture, name: str) -> list[str]:
+    return [one.getMessage() for one in log.records if one.getMessage().startswith(name)]
+
+
+@pytest.mark.parametrize("is_new_beat", [True, False], ids=["new beat", "same beat"])
+@pytest.mark.parametrize("how", UNREADABLE)
+def test_a_declared_job_whose_record_is_unreadable_is_written_again(
+    make_project: Callable[..., Celery],
+    beat: _Beat,
+    valkey: Database,
+    caplog: pytest.LogCaptureFixture,
+    how: str,
+    is_new_beat: bool,
+) -> None:
+    app, jobs, now_ms = make_project(stock=3.0, other=60.0), Jobs(valkey), valkey.now_ms()
+    caplog.set_level(logging.INFO)
+    leader = beat(app, "a")
+    leader.begin(now_ms)
+    before, other = jobs.find("stock"), jobs.find("other")
+    spoil(valkey, before.id, how)
+    if is_new_beat:
+        beat(app, "b").begin(now_ms + 1)
+    else:
+        leader.step(now_ms + 5_001)
+    after = jobs.find("stock")
+    assert (after.spec.schedule, after.state) == (before.spec.schedule, JobState.SCHEDULED)
+    assert after.next_run_at is not None
+    assert valkey.call("ZSCORE", valkey.keys.due_of(0), after.id) is not None
+    assert jobs.find("other") == other
+    assert [one for one in Declarations(valkey).refusals() if one.is_refused] == []
+    assert Incidents(valkey).of_job("") == []
+    assert len(events_of(caplog, "job.rewritten")) == 1
+    assert len(events_of(caplog, "job.added")) == 2
+    leader.step(now_ms + 10_002)
+    assert jobs.find("stock") == after
+
+
+@pytest.mark.parametrize("is_planned", [True, False])
+def test_a_job_that_is_written_again_keeps_its_pause_its_counts_and_its_next_instant(
+    make_project: Callable[..., Celery], beat: _Beat, valkey: Database, is_planned: bool
+) -> None:
+    app, jobs, now_ms = make_project(stock=3.0, other=60.0), Jobs(valkey), valkey.now_ms()
+    leader = beat(app, "a")
+    leader.begin(now_ms)
+    for name in ("stock", "other"):
+        job = jobs.find(name)
+        valkey.call("HSET", valkey.keys.job(job.id), "completed", 7, "next_ms", now_ms + 86_400_000)
+        job = jobs.find(name)
+        if name == "stock":
+            paused = {"state": JobState.PAUSED, "paused_at": from_ms(now_ms)}
+            jobs.change(replaced(job, **paused, paused_reason="holiday"), was=job)
+    before = {name: jobs.find(name) for name in ("stock", "other")}
+    for job in before.values():
+        spoil(valkey, job.id, "garbage")
+        if not is_planned:
+            # As the sweep does with a job that it cannot plan.
+            valkey.call("HSET", valkey.keys.job(job.id), "state", "error")
+            valkey.call("HDEL", valkey.keys.job(job.id), "next_ms")
+    leader.step(now_ms + 5_001)
+    for name, was in before.items():
+        now = jobs.find(name)
+        assert (now.state, now.paused_reason) == (was.state, was.paused_reason)
+        assert (now.completed, now.paused_at) == (7, was.paused_at)
+        assert (now.next_run_at == was.next_run_at) is is_planned
+        assert now.next_run_at is not None
+
+
+def test_a_one_shot_that_is_written_again_during_its_run_stays_under_way(
+    make_project: Callable[..., Celery], beat: _Beat, valkey: Database
+) -> None:
+    app, jobs, now_ms = make_project(), Jobs(valkey), valkey.now_ms()
+    Cron(app).add("once", "in 1h", task="shop.work")
+    leader = beat(app, "a")
+    leader.begin(now_ms)
+    key = valkey.keys.job(jobs.find("once").id)
+    valkey.call("HSET", key, "completed", 1)
+    valkey.call("HDEL", key, "next_ms")
+    spoil(valkey, jobs.ids_named("once")[0], "garbage")
+    leader.step(now_ms + 5_001)
+    job = jobs.find("once")
+    assert (job.state, job.next_run_at, job.completed) == (JobState.SCHEDULED, None, 1)
+
+
+def test_the_last_of_many_declared_jobs_is_written_again_too(
+    make_project: Callable[..., Celery], beat: _Beat, valkey: Database
+) -> None:
+    app = make_project(**{f"e{number}": 60.0 for number in range(260)})
+    leader, jobs, now_ms = beat(app, "a"), Jobs(valkey), valkey.now_ms()
+    leader.begin(now_ms)
+    last = managed_id(MANAGER, "e259")
+    for first_ms in (now_ms, now_ms + 20_000):
+        spoil(valkey, last, "garbage")
+        leader.step(first_ms + 5_001)
+        leader.step(first_ms + 10_002)
+        assert jobs.get(last).name == "e259"
+
+
+def test_a_job_of_a_newer_version_is_not_written_again(
+    make_project: Callable[..., Celery], beat: _Beat, valkey: Database
+) -> None:
+    leader, now_ms = beat(make_project(stock=3.0), "a"), valkey.now_ms()
+    leader.begin(now_ms)
+    key = valkey.keys.job(managed_id(MANAGER, "stock"))
+    spec = json.loads(valkey.call("HGET", key, "spec"))
+    newer = json.dumps({**spec, "policy": {"overlap": "negotiate"}})
+    valkey.call("HSET", key, "spec", newer)
+    leader.step(now_ms + 5_001)
+    leader.begin(now_ms + 5_002)
+    assert valkey.call("HGET", key, "spec") == newer
+
+
+def test_the_incident_about_an_unreadable_job_ends_when_it_is_written_again(
+    make_project: Callable[..., Celery], beat: _Beat, valkey: Database
+) -> None:
+    app, now_ms, incidents = make_project(stock=3.0), valkey.now_ms(), Incidents(valkey)
+    leader, sweep = beat(app, "a"), make_sweep(app.conf.hermes_settings)
+    leader.begin(now_ms)
+    job_id = managed_id(MANAGER, "stock")
+    spoil(valkey, job_id, "no definition")
+    sweep.put_off(job_id, "has no definition", now_ms=now_ms)
+    (incident,) = incidents.open()
+    assert f"job {job_id} was put off: has no definition" in incident.text
+    leader.step(now_ms + 5_001)
+    assert incidents.open() == []
+
+
+def run_json(*words: str, exit_code: int | None = 0) -> Any:
+    result = CliRunner().invoke(main, [*words, "--json"])
+    assert exit_code is None or result.exit_code == exit_code, result.output
+    return json.loads(result.stdout)
+
+
+@pytest.mark.parametrize("how", ["garbage", "no definition", "another type"])
+def test_an_unreadable_declared_job_is_shown_once_and_is_not_called_refused(
+    make_project: Callable[..., Celery],
+    beat: _Beat,
+    valkey: Database,
+    valkey_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    how: str,
+) -> None:
+    monkeypatch.setenv("HERMES_REDIS_URL", valkey_url)
+    monkeypatch.setenv("HERMES_CELERY_NAMESPACE", valkey.keys.namespace)
+    monkeypatch.setenv("HERMES_HOME", str(tmp_path))
+    app = make_project(stock=3.0)
+    beat(app, "a").begin(valkey.now_ms())
+    # The app has no such task, which is a warning of its own.
+    warned = [("declared", "warn")]
+    spoil(valkey, managed_id(MANAGER, "stock"), how)
+
+    def shown() -> tuple[list[str], list[tuple[str, str]], bool]:
+        rows = run_json("list")
+        found = [one for one in run_json("doctor", exit_code=None) if one["check"] == "declared"]
+        is_refused = any("is refused" in one["text"] for one in found)
+        return (
+            [row["fault"].partition(":")[0] if row.get("fault") else row["name"] for row in rows],
+            [(one["check"], one["verdict"]) for one in found],
+            is_refused,
+        )
+
+    assert shown() == (["unreadable"], warned, False)
+    beat(app, "b").begin(valkey.now_ms())
+    assert shown() == (["stock"], warned, False)
