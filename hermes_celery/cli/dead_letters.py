@@ -6,7 +6,7 @@ import click
 
 from hermes_celery.cli.options import json_option
 from hermes_celery.cli.scope import read_settings
-from hermes_celery.cli.screen import print_json, shown
+from hermes_celery.cli.screen import print_json, time_text
 from hermes_celery.cli.terminal import print_note, print_table
 from hermes_celery.core.counted import counted
 from hermes_celery.core.dead_letters import KEPT
@@ -44,7 +44,7 @@ def letters(ctx: click.Context, limit: int, as_json: bool) -> None:
     zone = default_timezone()
     rows = (
         (
-            shown(letter.at, zone=zone),
+            time_text(letter.at, zone=zone),
             _escaped(letter.queue),
             str(letter.size),
             letter.run_id or "-",

@@ -6,13 +6,13 @@ import click
 
 from hermes_celery.cli.options import json_option
 from hermes_celery.cli.scope import read_settings, with_scope
-from hermes_celery.cli.screen import print_json, shown
+from hermes_celery.cli.screen import print_json, time_text
 from hermes_celery.cli.store_access import messages_for
 from hermes_celery.cli.terminal import print_table
 from hermes_celery.core.counted import counted
 from hermes_celery.core.run import Run
 from hermes_celery.core.unknown_words import UNREADABLE
-from hermes_celery.errors import RecordBroken
+from hermes_celery.errors import RecordBroken, shown
 from hermes_celery.settings import default_timezone
 from hermes_celery.store import Deliveries, DeliveryPartState, Incidents
 from hermes_celery.wiring.server import reachable_database, readable_database
@@ -58,8 +58,8 @@ def incidents(ctx: click.Context, as_json: bool) -> None:
             (
                 incident.id,
                 str(incident.count),
-                shown(incident.first_at, zone=zone)[:_TO_THE_MINUTE],
-                shown(incident.last_at, zone=zone)[:_TO_THE_MINUTE],
+                time_text(incident.first_at, zone=zone)[:_TO_THE_MINUTE],
+                time_text(incident.last_at, zone=zone)[:_TO_THE_MINUTE],
                 "yes" if incident.acked_at else "-",
                 f"{UNREADABLE}: {incident.fault}" if incident.fault else with_scope(incident.text),
             )
@@ -74,11 +74,16 @@ def incidents(ctx: click.Context, as_json: bool) -> None:
 def ack(incident_id: str) -> None:
     """Acknowledge incident ID: no more notices about it until it is over."""
     database = reachable_database(read_settings())
-    if not Incidents(database).ack(incident_id, now_ms=database.now_ms()):
+    answer = Incidents(database).ack(incident_id, now_ms=database.now_ms())
+    if answer == "gone":
         raise click.ClickException(
-            f"no open incident has the id {incident_id!r}; `hermes-celery incidents` lists them"
+            f"no open incident has the id {shown(incident_id)}; `hermes-celery incidents` "
+            "lists them"
         )
-    click.echo(f"acknowledged {incident_id}")
+    if answer == "before":
+        click.echo(f"{incident_id} was acknowledged before; nothing was changed")
+    else:
+        click.echo(f"acknowledged {incident_id}")
 
 
 def delivery_states(run_id: str) -> list[dict[str, object]]:

@@ -18,7 +18,7 @@ from hermes_celery.cli.screen import (
     print_json,
     print_json_list,
     refused_row,
-    shown,
+    time_text,
 )
 from hermes_celery.cli.store_access import open_cron, open_cron_to_read, other_namespaces
 from hermes_celery.cli.terminal import print_labelled, print_note, print_tables
@@ -367,4 +367,4 @@ def _upcoming(job: Job) -> str:
             "schedule"
         )
     zone = default_timezone()
-    return f"next run {shown(job.next_run_at, zone=zone)} ({zone})"
+    return f"next run {time_text(job.next_run_at, zone=zone)} ({zone})"

@@ -52,7 +52,7 @@ def print_json_list(values: Iterable[object]) -> None:
     click.echo("[]" if before == "[\n  " else "\n]")
 
 
-def shown(instant: datetime | None, *, zone: str, missing: str = "-") -> str:
+def time_text(instant: datetime | None, *, zone: str, missing: str = "-") -> str:
     """Format a time in a zone, to the second; None as `missing`."""
     if instant is None:
         return missing
@@ -76,7 +76,7 @@ def job_row(job: Job | UnreadableJob, *, zone: str) -> list[str]:
         job.name,
         job.spec.schedule_display,
         word_of(job.state.value),
-        shown(upcoming, zone=zone),
+        time_text(upcoming, zone=zone),
         f"{UNREADABLE}: {job.fault}" if job.fault else word_of(job.last_status or "-"),
         repeat or "-",
     ]
@@ -88,7 +88,7 @@ RUN_COLUMNS = ("RUN", "JOB", "STATE", "DUE", "TOOK", "WORKER", "SAID")
 
 def run_row(run: Run, *, zone: str, said: str) -> list[str]:
     """Return the row of a run in `runs`."""
-    return [run.id, run.job_name, run.state.value, shown(run.due_at, zone=zone), took(run),
+    return [run.id, run.job_name, run.state.value, time_text(run.due_at, zone=zone), took(run),
             run.worker or "-", said]  # fmt: skip
 
 
@@ -120,14 +120,14 @@ def job_details(job: Job, *, zone: str) -> list[tuple[str, str]]:
         ("name", job.name),
         ("state", word_of(job.state.value)),
         ("schedule", f"{spec.schedule_display}  ({spec.timezone})"),
-        ("next run", shown(job.next_run_at, zone=zone)),
+        ("next run", time_text(job.next_run_at, zone=zone)),
         *_field_rows(spec, zone=zone),
         ("managed by", spec.managed_by),
         ("declared in", spec.declared_in),
         ("repeat", f"{job.completed} of {spec.repeat_times}" if spec.repeat_times else None),
-        ("paused", shown(job.paused_at, zone=zone, missing="")),
+        ("paused", time_text(job.paused_at, zone=zone, missing="")),
         ("reason", job.paused_reason),
-        ("last run", shown(job.last_run_at, zone=zone, missing="")),
+        ("last run", time_text(job.last_run_at, zone=zone, missing="")),
         ("last status", word_of(job.last_status or "")),
         ("last error", job.last_error),
         ("undelivered", job.last_delivery_error),

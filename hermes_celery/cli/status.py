@@ -7,7 +7,7 @@ import click
 from hermes_celery.cli.exit_codes import ExitCode
 from hermes_celery.cli.options import json_option
 from hermes_celery.cli.scope import given_app, read_settings, with_scope
-from hermes_celery.cli.screen import print_json, shown
+from hermes_celery.cli.screen import print_json, time_text
 from hermes_celery.cli.terminal import print_labelled
 from hermes_celery.core.counted import counted
 from hermes_celery.instant import optional_from_ms
@@ -58,13 +58,13 @@ def _print_status(state: Status, *, url: str) -> None:
     for finding in queue_findings(state):
         _say(finding.verdict.value, finding.text)
     due = optional_from_ms(state.next_due_ms)
-    _say("jobs", f"{state.jobs}, next due {shown(due, zone=zone, missing='never')}")
+    _say("jobs", f"{state.jobs}, next due {time_text(due, zone=zone, missing='never')}")
     _say("runs", f"{state.queued} queued, {state.running} running")
     if state.incidents:
         _say("incidents", f"{state.incidents} open; `hermes-celery incidents` lists them")
     _print_troubles(state)
     if state.paused_ms is not None:
-        since = shown(optional_from_ms(state.paused_ms), zone=zone)
+        since = time_text(optional_from_ms(state.paused_ms), zone=zone)
         note = f": {state.pause_note}" if state.pause_note else ""
         _say("paused", f"all jobs since {since}{note}; `hermes-celery resume --all` resumes them")
 
@@ -83,7 +83,7 @@ def _say(label: str, text: str) -> None:
 
 
 def _queue_line(look: QueueLook, *, zone: str) -> str:
-    oldest = shown(optional_from_ms(look.oldest_ms), zone=zone, missing="")
+    oldest = time_text(optional_from_ms(look.oldest_ms), zone=zone, missing="")
     since = f", the oldest since {oldest}" if oldest else ""
     waiting = counted(look.waiting, "message waits", "messages wait")
     return f"{look.name}: {waiting}{since}; {counted(len(look.workers), 'worker')}"

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
+from difflib import get_close_matches
 from typing import Any
 
 import msgspec
@@ -23,7 +24,7 @@ from hermes_celery.core.job import JobRequest, JobSpec
 from hermes_celery.core.policy import Overlap, Policy
 from hermes_celery.core.schedule_text import text_of, zone_name
 from hermes_celery.core.work import check_one_kind
-from hermes_celery.errors import HermesCeleryError, JobError
+from hermes_celery.errors import HermesCeleryError, JobError, cut
 from hermes_celery.instant import iso, optional_from_ms, to_ms
 from hermes_celery.schedule import Bounds, Schedule, ScheduleKind, parse
 
@@ -131,10 +132,24 @@ def with_beginning_of(old: JobSpec, spec: JobSpec) -> JobSpec:
 
 
 def _check_names(given: Mapping[str, Any]) -> None:
-    unknown = sorted(set(given) - BY_NAME.keys() - {*HOLDERS})
+    unknown = sorted(map(str, given.keys() - BY_NAME.keys() - {*HOLDERS}))
     if unknown:
-        names = ", ".join(BY_NAME)
-        raise JobError(f"a job has no field {', '.join(unknown)}; fields are {names}")
+        meant = ", ".join(dict.fromkeys(filter(None, map(_meant, unknown))))
+        advice = f"did you mean {meant}? Fields" if meant else "fields"
+        raise JobError(
+            f"a job has no field {cut(', '.join(unknown))}; {advice} are {', '.join(BY_NAME)}"
+        )
+
+
+def _meant(unknown: str) -> str:
+    """Return the field of that option, else the one of the nearest name; "" if none is near."""
+    options = {
+        option.partition("/")[0].strip("-").replace("-", "_"): field.name
+        for field in FIELDS
+        for option in field.option
+    }
+    near = get_close_matches(unknown.lower(), BY_NAME, n=1)
+    return options.get(unknown.lower(), near[0] if near else "")
 
 
 def _gathered(fields: Mapping[str, Any], *, policy: Policy) -> dict[str, Any]:

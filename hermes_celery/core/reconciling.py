@@ -163,7 +163,7 @@ def score(fact: Fact) -> float | None:
     return float(fact) if isinstance(fact, str) and is_float(fact) else None
 
 
-def shown(fact: Fact) -> str:
+def fact_text(fact: Fact) -> str:
     """Return the beginning of a stored value in printable characters."""
     if not isinstance(fact, str):
         return "missing"

@@ -17,10 +17,10 @@ from hermes_celery.core.reconciling import (
     MendVerb,
     MendWrite,
     WrongType,
+    fact_text,
     is_fine,
     op,
     score,
-    shown,
     whole,
 )
 from hermes_celery.core.untold_jobs import UntoldJob
@@ -191,7 +191,7 @@ def _job_fields(facts: JobFacts, at: MendDeadlines) -> Iterator[Disagreement]:
         else:
             one, becomes = op(MendVerb.CLEAR, KeyRole.JOB, name), "removed"
         yield _about_job(
-            facts, DisagreementKind.BROKEN, f"has {name} {shown(fact)}; {becomes}", one
+            facts, DisagreementKind.BROKEN, f"has {name} {fact_text(fact)}; {becomes}", one
         )
     if facts.spec_bytes in (None, "0"):
         yield _about_job(
@@ -248,8 +248,8 @@ def _standing(facts: JobFacts, at: MendDeadlines, spec: JobSpec | None) -> Itera
         yield _about_job(
             facts,
             DisagreementKind.BROKEN,
-            f"has the state {shown(state)}, which this version does not know; remove the job, or "
-            "use the version that wrote it",
+            f"has the state {fact_text(state)}, which this version does not know; remove the job, "
+            "or use the version that wrote it",
         )
     if isinstance(facts.stray, str):
         one = op(MendVerb.LEAVE, KeyRole.STRAY, facts.id)

@@ -16,10 +16,10 @@ from hermes_celery.core.reconciling import (
     MendVerb,
     MendWrite,
     WrongType,
+    fact_text,
     is_fine,
     op,
     score,
-    shown,
     whole,
 )
 from hermes_celery.core.run import (
@@ -137,7 +137,7 @@ def _unreadable_run(facts: RunFacts, at: MendDeadlines) -> Iterator[Disagreement
     """End a run that cannot continue and blocks others: record it as lost."""
     if not facts.is_live and facts.held is None:
         return
-    why = f"its record is unreadable: state {shown(facts.fields.get('state'))}"
+    why = f"its record is unreadable: state {fact_text(facts.fields.get('state'))}"
     if facts.state is not None:
         why = "its id is not a valid run id"
     ops = [
@@ -172,7 +172,7 @@ def _run_fields(facts: RunFacts, at: MendDeadlines) -> Iterator[Disagreement]:
         else:
             one, becomes = op(MendVerb.CLEAR, KeyRole.RUN, name), "removed"
         yield _about_run(
-            facts, DisagreementKind.BROKEN, f"has {name} {shown(fact)}; {becomes}", one
+            facts, DisagreementKind.BROKEN, f"has {name} {fact_text(fact)}; {becomes}", one
         )
 
 
@@ -234,7 +234,7 @@ def _active(facts: RunFacts, at: MendDeadlines) -> Iterator[Disagreement]:
         yield _about_run(
             facts,
             DisagreementKind.DISAGREES,
-            f"is queued, but its job called it {shown(facts.word)}; corrected",
+            f"is queued, but its job called it {fact_text(facts.word)}; corrected",
             one,
         )
     if _is_off_line(facts):

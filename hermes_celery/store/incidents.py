@@ -114,8 +114,11 @@ class Incidents:
         answers = self._database.call_many(commands) if commands else []
         return [one for one, is_there in zip(found, answers, strict=True) if is_there == 0]
 
-    def ack(self, incident_id: str, *, now_ms: int) -> bool:
-        """Acknowledge an incident; return False when no such incident is open."""
+    def ack(self, incident_id: str, *, now_ms: int) -> str:
+        """Acknowledge an incident.
+
+        Returns `ok`, `before` if it was acknowledged before, or `gone` if no such incident is open.
+        """
         answer = self._database.run(
             "incident_ack",
             keys={
@@ -124,7 +127,7 @@ class Incidents:
             },
             args={"id": incident_id, "now_ms": now_ms},
         )
-        return bool(answer == "ok")
+        return str(answer)
 
     def of_job(self, job_id: str) -> list[Incident]:
         """Return the open incidents of a job, oldest first; "" for incidents without a job."""

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import msgspec
 
 from hermes_celery.core.counted import counted
-from hermes_celery.core.reconciling import Disagreement, DisagreementKind, shown
+from hermes_celery.core.reconciling import Disagreement, DisagreementKind, fact_text
 from hermes_celery.core.run import is_run_id, job_id_of
 from hermes_celery.errors import StoreError, StoreUnavailable
 from hermes_celery.store.database import Database
@@ -162,8 +162,8 @@ class Records:
                 finding = Disagreement(
                     trouble=DisagreementKind.DISAGREES,
                     subject=key,
-                    text=f"key {shown(key)} lacked {counted(len(added), 'job')} that its project "
-                    f"declared, as their records say ({jobs}); added to it",
+                    text=f"key {fact_text(key)} lacked {counted(len(added), 'job')} that its "
+                    f"project declared, as their records say ({jobs}); added to it",
                     is_mended=mends,
                 )
                 found.append(finding)

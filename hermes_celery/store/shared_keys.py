@@ -20,8 +20,8 @@ from hermes_celery.core.reconciling import (
     KeyRole,
     MendVerb,
     MendWrite,
+    fact_text,
     op,
-    shown,
     whole,
 )
 from hermes_celery.core.server_address import BrokerNames
@@ -192,7 +192,7 @@ class SharedKeys:
         return Disagreement(
             trouble=DisagreementKind.BROKEN,
             subject=one.key,
-            text=f"key {shown(one.key)} is a {one.kind}, not a {wanted}; moved to quarantine",
+            text=f"key {fact_text(one.key)} is a {one.kind}, not a {wanted}; moved to quarantine",
             # The order matters: the mark itself may be the key that is moved.
             ops=(
                 op(MendVerb.QUARANTINE, KeyRole.KEY),
@@ -202,7 +202,7 @@ class SharedKeys:
 
     def _values(self, one: KeyFacts, mode: CheckMode, shards: int) -> Iterator[Disagreement]:
         if one.key == self._keys.shards and one.kind == "string" and one.value != str(shards):
-            yield _about(one, f"is {shown(one.value)}, not a number of shards; set to {shards}",
+            yield _about(one, f"is {fact_text(one.value)}, not a number of shards; set to {shards}",
                          op(MendVerb.REPLACE, KeyRole.KEY, shards))  # fmt: skip
         is_lease = one.key == self._keys.lease or one.key.startswith(self._keys.lease + ":")
         if is_lease and one.kind == "string" and one.is_forever:
@@ -226,7 +226,7 @@ class SharedKeys:
         if one.kind not in ("none", "string"):
             return  # moved to quarantine first; without --repair that is reported already
         new = max(known, term or 0) + 1 if known or term else mode.now_ms // 1000
-        what = "is missing" if one.kind == "none" else f"is {shown(one.value)}"
+        what = "is missing" if one.kind == "none" else f"is {fact_text(one.value)}"
         yield _about(one, f"{what}, and a term must never decrease; set to {new}",
                      op(MendVerb.REPLACE, KeyRole.KEY, new))  # fmt: skip
 
@@ -260,10 +260,10 @@ def _switch(one: KeyFacts) -> Iterator[Disagreement]:
     paused, resumed = (one.fields.get(name) for name in _NUMBERS)
     if paused and whole(paused) is None:
         # Beats read it the same way: an invalid instant pauses no job.
-        yield _about(one, f"has the invalid pause time {shown(paused)}; removed",
+        yield _about(one, f"has the invalid pause time {fact_text(paused)}; removed",
                      op(MendVerb.CLEAR, KeyRole.KEY, "paused_ms"))  # fmt: skip
     if resumed is not None and whole(resumed) is None:
-        yield _about(one, f"has the invalid resume time {shown(resumed)}; removed",
+        yield _about(one, f"has the invalid resume time {fact_text(resumed)}; removed",
                      op(MendVerb.CLEAR, KeyRole.KEY, "resumed_ms"))  # fmt: skip
 
 
@@ -271,7 +271,7 @@ def _about(one: KeyFacts, text: str, write: MendWrite) -> Disagreement:
     return Disagreement(
         trouble=DisagreementKind.BROKEN,
         subject=one.key,
-        text=f"key {shown(one.key)} {text}",
+        text=f"key {fact_text(one.key)} {text}",
         ops=(write,),
     )
 

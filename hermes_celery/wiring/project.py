@@ -32,7 +32,7 @@ from hermes_celery.core.job_checks import checked_content, request_of
 from hermes_celery.core.readable import readable
 from hermes_celery.core.schedule_text import text_of, zone_name
 from hermes_celery.core.task_call import call_of, late_text, text_mapping
-from hermes_celery.errors import HermesCeleryError, JobError
+from hermes_celery.errors import HermesCeleryError, JobError, shown
 from hermes_celery.interop.cron_attributes import (
     DECLARED,
     MODULE,
@@ -98,14 +98,18 @@ class Cron:
         name keeps running. Raises JobError for a name that is not a string or is already declared.
         """
         if not isinstance(name, str):
-            raise JobError(f"name is {name!r}; it must be a text")
+            raise JobError(f"name is {shown(name)}; it must be a text")
         # A name that cannot be stored is refused below, and is shown with replacements.
         key = readable(name)
         if key in self._declared or key in self._refused:
-            raise JobError(f"the project declares two jobs named {key!r}; give one another name")
+            raise JobError(
+                f"the project declares two jobs named {shown(key)}; give one another name"
+            )
         getattr(self.app, PLACES)[key] = _caller()
         work = {"task": task, "args": args, "kwargs": kwargs, "options": options}
         try:
+            if not name.strip():
+                raise JobError("its name is empty; give it one that no other declared job has")
             check_name(name)
             request = _request(work, {**fields, "name": name}, schedule, timezone=timezone)
         except HermesCeleryError as error:

@@ -280,7 +280,7 @@ def test_an_acknowledged_incident_sends_nothing_until_it_is_closed(
     host.end(error="boom")
     host.work_off()
     (incident,) = host.incidents.open()
-    assert host.incidents.ack(incident.id, now_ms=host.store.clock.ms)
+    assert host.incidents.ack(incident.id, now_ms=host.store.clock.ms) == "ok"
     for _ in range(4):
         host.end(error="boom")
         host.work_off()

@@ -397,11 +397,12 @@ def test_an_incident_stays_acknowledged_until_it_is_closed(
     store: Store, incidents: Incidents
 ) -> None:
     note(store, incidents, "r1")
-    assert incidents.ack("failure-a-1", now_ms=store.clock.ms)
+    assert incidents.ack("failure-a-1", now_ms=store.clock.ms) == "ok"
+    assert incidents.ack("failure-a-1", now_ms=store.clock.ms) == "before"
     assert note(store, incidents, "r2") == (2, 0, True)
     incidents.close(incidents.of_job("a"), job_id="a", now_ms=store.clock.ms,
                     worked_ms=store.clock.ms)  # fmt: skip
-    assert not incidents.ack("failure-a-1", now_ms=store.clock.ms)
+    assert incidents.ack("failure-a-1", now_ms=store.clock.ms) == "gone"
     assert note(store, incidents, "r3") == (1, 0, False)
 
 

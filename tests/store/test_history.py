@@ -284,7 +284,7 @@ def test_an_acknowledged_loss_is_not_reported_again_by_any_host(
     store.cron.add(JobRequest(schedule="every 1h", prompt="x"))
     watch.begin(store.clock.ms)
     (gone,) = incidents.open()
-    assert incidents.ack(gone.id, now_ms=store.clock.ms)
+    assert incidents.ack(gone.id, now_ms=store.clock.ms) == "ok"
     assert lost_jobs(store.database, LossNote(tmp_path, store.database)) == []
     watch.step(store.database.now_ms())
     assert incidents.open() == []
@@ -340,7 +340,7 @@ def test_acknowledging_a_loss_ends_it_permanently(store: Store, tmp_path: Path) 
     watch.begin(store.clock.ms)
     (gone,) = incidents.open()
     assert f"incidents ack {gone.id}`" in gone.text
-    assert incidents.ack(gone.id, now_ms=store.clock.ms)
+    assert incidents.ack(gone.id, now_ms=store.clock.ms) == "ok"
     store.clock.advance(61)
     watch.step(store.clock.ms)
     assert incidents.open() == []

@@ -526,7 +526,7 @@ def test_a_job_whose_record_vanished_is_an_incident_until_it_is_acknowledged(
     assert lost_jobs(world.database, None) == [incident.text]
     # The watchdog does not close this incident by itself.
     assert Incidents(world.database).of_gone_jobs() == []
-    assert Incidents(world.database).ack(incident.id, now_ms=world.clock.ms)
+    assert Incidents(world.database).ack(incident.id, now_ms=world.clock.ms) == "ok"
     assert lost_jobs(world.database, None) == []
 
 

@@ -82,7 +82,13 @@ def test_output_and_failures_are_delivered_and_commands_show_it(
     assert (incident["count"], incident["job_name"]) == (1, "bad.sh")
     assert processes.hermes("incidents", "ack", incident["id"]).returncode == 0
     assert json_of(processes, "incidents")[0]["acked_at"] is not None
-    assert processes.hermes("incidents", "ack", "no-such").returncode == 1
+    again = processes.hermes("incidents", "ack", incident["id"])
+    assert again.returncode == 0
+    assert again.stdout == f"{incident['id']} was acknowledged before; nothing was changed\n"
+    unknown = processes.hermes("incidents", "ack", "no-such" * 1000)
+    assert unknown.returncode == 1
+    assert unknown.stderr.startswith("Error: no open incident has the id 'no-such")
+    assert len(unknown.stderr) < 250
 
 
 @pytest.mark.parametrize("pool", ["threads", "gevent"])

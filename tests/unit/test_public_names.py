@@ -141,3 +141,12 @@ def test_an_unknown_name_raises_attribute_error() -> None:
 
 def _as_celery_writes(url: str) -> str:
     return url.replace("unix://", "redis+socket://")
+
+
+@pytest.mark.parametrize("name", ["", " ", "\n"])
+def test_a_declared_job_without_a_name_is_refused_alone(name: str) -> None:
+    cron = declaring("redis://127.0.0.1:1")
+    before = set(cron.declared())
+    cron.add(name, "every 1h", prompt="x")
+    assert set(cron.declared()) == before
+    assert "its name is empty; give it one" in cron.refused()[name]

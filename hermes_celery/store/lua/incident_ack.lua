@@ -2,7 +2,7 @@
 --
 -- KEYS  1 incident   2 incidents: open ones
 -- ARGV  1 id   2 now_ms
--- Answers  'ok', 'gone' (no such incident is open),
+-- Answers  'ok', 'before' (it was acknowledged before), 'gone' (no such incident is open),
 --          'broken', a key and what is wrong with it (nothing changed)
 --#include _checked
 local is_open = ask('ZSCORE', KEYS[2], ARGV[1])
@@ -13,5 +13,4 @@ elseif not is_open then
   return 'gone'
 end
 
-redis.call('HSETNX', KEYS[1], 'acked_ms', ARGV[2])
-return 'ok'
+return redis.call('HSETNX', KEYS[1], 'acked_ms', ARGV[2]) == 1 and 'ok' or 'before'

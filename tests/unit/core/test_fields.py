@@ -311,8 +311,34 @@ def test_policy_fields_change_one_by_one_and_an_unknown_one_is_refused() -> None
     old = a_spec(policy=Policy(retries=2, pause_after=3))
     new = redefine(old, {"retries": 5}, now=NOON, default_timezone="UTC")
     assert new.policy == Policy(retries=5, pause_after=3)
-    with pytest.raises(JobError, match="a job has no field retry; fields are name, schedule"):
+    told = r"^a job has no field retry; did you mean retries\? Fields are name, schedule, "
+    with pytest.raises(JobError, match=told):
         redefine(old, {"retry": 5}, now=NOON, default_timezone="UTC")
+
+
+@pytest.mark.parametrize(
+    ("unknown", "meant"),
+    [
+        ("retry_wait", "retry_wait_seconds"),
+        ("timeout", "timeout_seconds"),
+        ("tz", "timezone"),
+        ("except", "exclude"),
+        ("Promt", "prompt"),
+        ("overlaps", "overlap"),
+    ],
+)
+def test_an_unknown_field_is_answered_with_the_field_that_is_meant(
+    unknown: str, meant: str
+) -> None:
+    with pytest.raises(JobError, match=rf"no field {unknown}; did you mean {meant}\? Fields are"):
+        redefine(a_spec(), {unknown: 5}, now=NOON, default_timezone="UTC")
+
+
+def test_unknown_fields_that_are_near_no_field_get_the_list_alone() -> None:
+    changes: dict[Any, Any] = {"xyzzy": 1, 5: 2, "x" * 10_000: 3}
+    with pytest.raises(JobError, match=r"^a job has no field 5, xx.*…; fields are name, ") as told:
+        redefine(a_spec(), changes, now=NOON, default_timezone="UTC")
+    assert len(str(told.value)) < 1000
 
 
 @pytest.fixture
@@ -440,7 +466,7 @@ def test_a_declaration_takes_a_policys_fields_one_by_one_and_refuses_an_unknown_
     (request,) = getattr(app, DECLARED).values()
     assert request.policy == Policy(retries=3, pause_after=2)
     cron.add("b", "every 1h", prompt="x", retry=3)
-    assert "a job has no field retry; fields are name, schedule" in getattr(app, REFUSED)["b"]
+    assert "no field retry; did you mean retries? Fields are name" in getattr(app, REFUSED)["b"]
 
 
 # --- a new field
