@@ -38,6 +38,7 @@ from hermes_celery.errors import (
 from hermes_celery.events import RateLimitedLog
 from hermes_celery.masking.server_urls import without_password
 from hermes_celery.observe.figures import read_status
+from hermes_celery.process.last_resort import PATIENCE_SECONDS
 from hermes_celery.process.supervisor import Child, Supervisor
 from hermes_celery.settings import (
     Settings,
@@ -57,8 +58,9 @@ _READY_SECONDS = 20.0
 _SERVER_SECONDS = 10.0
 _LOOK_SECONDS = 0.25
 _DISK_SECONDS = 5.0
-#: Seconds that a worker may take beyond its runs' grace before it is killed.
-_WORKER_EXTRA_SECONDS = 10.0
+#: Seconds that a worker may take beyond its runs' grace before it is killed, if it does not kill
+#: itself.
+_WORKER_EXTRA_SECONDS = PATIENCE_SECONDS + 2.0
 _STOP_SECONDS = 10.0
 #: Longer than a lease that nobody renews.
 _LEASE_SECONDS = 3.0

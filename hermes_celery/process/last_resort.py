@@ -2,7 +2,7 @@
 
 A warm shutdown waits for runs; at the end of the grace it cancels them, and scripts are killed five
 seconds later. But a task may swallow the interruption, block in C code so that no line of Python
-runs, or hang in a call to a server. So a small process watches each worker and kills it eight
+runs, or hang in a call to a server. So a small process watches each worker and kills it twelve
 seconds after its grace. In a project, a warm shutdown waits for its tasks as Celery's does; there
 the time counts from the signal of a cold shutdown. Pool processes end with their parent
 (`parent_death`), and scripts by the `orphan_reaper`. Runs that had not ended lose their heartbeat
@@ -18,8 +18,10 @@ import sys
 import threading
 from pathlib import Path
 
-#: Seconds after the grace: five for scripts to end, and three to record their end.
-PATIENCE_SECONDS = 8.0
+#: Seconds after the grace: half a second for a run to notice its cancellation, five for scripts to
+#: end, and two for Celery to stop, as it polls its pool processes every half second. The rest is
+#: for machines that are busy.
+PATIENCE_SECONDS = 12.0
 _CHILD = Path(__file__).with_name("last_resort_child.py")
 
 

@@ -130,7 +130,7 @@ class Settings:
             read=values.number_of_seconds,
             default="30",
             unit="seconds",
-            meaning="How long running jobs may go on when a worker is stopped; 8 s later the "
+            meaning="How long running jobs may go on when a worker is stopped; 12 s later the "
             "worker is killed. A project's worker waits for its tasks, as in Celery's warm "
             "shutdown; the limit then applies to a cold shutdown.",
         )

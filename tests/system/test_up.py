@@ -200,7 +200,7 @@ def test_a_stop_says_what_runs_and_how_long_it_takes_and_answers_a_second_ctrl_c
         lambda: "stopping the worker; 1 run is under way and gets 3 s" in processes.log(up),
         what="the line about the worker",
     )
-    assert "stopping the beat; everything is stopped in 33 s at most" in processes.log(up)
+    assert "stopping the beat; everything is stopped in 37 s at most" in processes.log(up)
     assert "already stopping" not in processes.log(up)
     up.send_signal(signal.SIGINT)
     eventually(lambda: "already stopping; " in processes.log(up), what="an answer")

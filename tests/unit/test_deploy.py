@@ -22,7 +22,7 @@ import pytest
 import yaml
 
 from hermes_celery.delivering.platform_urls import read_names
-from hermes_celery.running.child_process import TERM_SECONDS
+from hermes_celery.process.last_resort import PATIENCE_SECONDS
 from hermes_celery.running.dotenv_files import dotenv
 from hermes_celery.settings import ELSEWHERE, VARIABLES, read_settings
 
@@ -30,8 +30,8 @@ ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
 _INTERPOLATED = re.compile(r"\$\{(\w+)(?::([-?])([^}]*))?\}")
-#: A run that must stop gets SIGTERM, then SIGKILL; the worker itself ends after that.
-_SHORTEST_STOP_SECONDS = read_settings({}).grace_seconds + TERM_SECONDS
+#: Until then a worker ends by itself, or kills itself with all that it runs.
+_SHORTEST_STOP_SECONDS = read_settings({}).grace_seconds + PATIENCE_SECONDS
 
 
 def settings_read() -> set[str]:
