@@ -1,7 +1,8 @@
 """Limits of time that are as strict on a busy machine as on a quiet one.
 
 `own_seconds` is a clock that stands while other processes have the processor. `Pace` compares the
-machine of now with a quiet one, by bare loops in turns with what is measured.
+machine of now with a quiet one, by bare loops in turns with what is measured. `quiet_seconds`
+measures work of this thread so, and `quiet_seconds_until` that of other processes.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import mean
+
+from tests.support import eventually
 
 #: Linux: nanoseconds of this thread on a processor and waiting for one, and its time slices.
 _SCHEDULE = Path("/proc/thread-self/schedstat")
@@ -40,14 +43,15 @@ def bare_loop() -> None:
 class Pace:
     """How slow the machine is, by bare loops."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = own_seconds) -> None:
+        self._clock = clock
         self._turns: list[float] = []
 
     def turn(self) -> None:
         """Do one bare loop; call this again and again between the parts of what is measured."""
-        began = own_seconds()
+        began = self._clock()
         bare_loop()
-        self._turns.append(own_seconds() - began)
+        self._turns.append(self._clock() - began)
 
     @property
     def slowness(self) -> float:
@@ -70,3 +74,19 @@ def quiet_seconds(work: Callable[[], object], *, turns: int = 3) -> float:
         taken.append(own_seconds() - began)
     pace.turn()
     return min(taken) / pace.least_slowness
+
+
+def quiet_seconds_until(look: Callable[[], object], *, seconds: float, what: str) -> float:
+    """Wait for a state that other processes bring about; return its seconds on a quiet machine.
+
+    Bare loops between the looks wait for a processor as those processes do. On a machine that is
+    faster than a quiet one, real seconds are returned, since most of them are spent sleeping.
+    """
+    pace, began = Pace(time.monotonic), time.monotonic()
+
+    def look_again() -> object:
+        pace.turn()
+        return look()
+
+    eventually(look_again, seconds=seconds, what=what)
+    return (time.monotonic() - began) / max(pace.slowness, 1)

@@ -107,6 +107,7 @@ def test_answers_outside_of_deliveries_are_not_cut() -> None:
 def test_a_trickling_answer_ends_at_the_timeout_of_the_delivery(head: bytes, scheme: str) -> None:
     query = "?from=a@example.com&to=b@example.com&mode=insecure" if scheme == "mailto" else ""
     with flood(head, b"H", pause_seconds=0.05) as server:
+        # Made first: it imports Apprise, which takes a second once.
         channel = AppriseChannel(f"{scheme}://{server.address}/{query}", timeout_seconds=0.3)
         began = own_seconds()
         with pytest.raises(DeliveryFault):
