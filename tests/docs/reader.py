@@ -132,6 +132,8 @@ class Reader:
         self.place = place
         self.page = page
         self.printed: dict[str, str] = {}
+        #: The exit code of each command that has ended.
+        self.codes: dict[str, int] = {}
         self._text = text
         self._ports: dict[str, int] = {}
         self._terminals: list[Terminal] = []
@@ -258,7 +260,7 @@ class Reader:
         printed = self._as_shown(terminal.printed())
         if step.output and _ONLY_READS.match(step.command):
             code, printed = self._again(terminal, step, code, printed)
-        self.printed[step.command] = printed
+        self.printed[step.command], self.codes[step.command] = printed, code
         assert "Traceback (most recent call last)" not in printed, f"{where}: {printed}"
         if step.output:
             assert says(step.output, printed, masked=masked), _different(where, step, printed)

@@ -32,6 +32,7 @@ from tests.proof.every_crash_point import VICTIMS_COME_BACK, Enumeration
 from tests.proof.fork_server import Act, ForkServer
 
 pytest_plugins = ("tests.proof.crash_fixtures",)
+# Hundreds of child processes each: this limit is for a test that hangs, also on a busy machine.
 pytestmark = [pytest.mark.system, pytest.mark.timeout(400)]
 
 POLICIES = {

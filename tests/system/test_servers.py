@@ -44,6 +44,7 @@ SERVERS: dict[str, tuple[Callable[[], str | None], str]] = {
 }
 
 
+# The suite takes minutes for each server: `make test-redis` runs it, and so does CI.
 @pytest.mark.slow
 @pytest.mark.parametrize("source", SERVERS)
 def test_the_stores_suite_passes_on_each_supported_server(source: str) -> None:
