@@ -50,11 +50,11 @@ def test_an_expired_or_revoked_run_behind_a_long_run_ends_without_being_executed
         bed.await_notes("block")
         revoked, forgotten = bed.run("plain"), bed.run("reject")
         revoke(bed, revoked)
-        run = bed.await_run("plain", lambda run: run.state.is_final, seconds=10)
+        run = bed.await_run("plain", lambda run: run.state.is_final)
         assert (run.state, run.reason) == (RunState.CANCELLED, "revoked")
         eventually(lambda: any(map(is_stale, bed.runs("short"))), what="an expired run")
         revoke(bed, bed.runs("block")[0].id, "terminate")
-        run = bed.await_run("block", lambda run: run.state.is_final, seconds=10)
+        run = bed.await_run("block", lambda run: run.state.is_final)
         assert (run.state, run.reason) == (RunState.CANCELLED, "revoked")
         run = bed.await_run("short", lambda run: (run.reason or "").startswith("expired"))
         assert run.state is RunState.SKIPPED
@@ -85,7 +85,7 @@ def test_a_revoke_reaches_workers_without_a_free_slot(tmp_path: Path) -> None:
         bed.await_notes("slow")
         plain, stamped = bed.run("plain"), bed.run("stamped")
         revoke(bed, plain)
-        run = bed.await_run("plain", lambda run: run.state.is_final, seconds=10)
+        run = bed.await_run("plain", lambda run: run.state.is_final)
         assert (run.id, run.state) == (plain, RunState.CANCELLED)
         assert bed.start(sys.executable, "-c", _REVOKE_STAMP).wait(timeout=30) == 0
         bed.cron().cancel(slow)

@@ -69,4 +69,4 @@ def _await_restored(bed: Bed, job_id: str) -> None:
         what="the restored job",
         seconds=30,
     )
-    bed.await_notes("tick", len(bed.notes("tick")) + 2, seconds=15)
+    bed.await_notes("tick", len(bed.notes("tick")) + 2)

@@ -159,7 +159,7 @@ def test_a_worker_killed_between_sending_and_recording_makes_at_most_one_duplica
     assert http.got_one.wait(20)
     # The receiver has the message, but the worker has not recorded that.
     os.killpg(worker.pid, signal.SIGKILL)
-    worker.wait(10)
+    worker.wait(40)
     http.release.set()
     assert cron.runs.get(run_id).delivery is DeliveryState.PENDING
     processes.celery("worker", "-B", **environment)

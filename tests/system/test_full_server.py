@@ -113,7 +113,7 @@ class Server:
         """Stop the server, or kill it, and wait until it has exited."""
         if self._process is not None:
             self._process.kill() if kill else self._process.terminate()
-            self._process.wait(10)
+            self._process.wait(40)
             self._process = None
 
 

@@ -80,7 +80,7 @@ def test_a_waiting_process_ends_on_sigterm(early: Bed) -> None:
     for process in [early.worker(), early.beat()]:
         await_word(early, process)
         process.send_signal(signal.SIGTERM)
-        process.wait(10)
+        process.wait(40)
         assert "Traceback" not in early.log(process)
 
 

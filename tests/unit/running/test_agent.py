@@ -158,10 +158,10 @@ def test_output_and_the_agents_own_files_count_as_activity(
 ) -> None:
     code = (
         "import os, pathlib, time; state = pathlib.Path(os.environ['HERMES_HOME'], 'state.db')\n"
-        "for n in range(8): state.write_text(str(n)); time.sleep(0.2)\n"
-        "for n in range(4): print(n, flush=True); time.sleep(0.2)\n"
+        "for n in range(10): state.write_text(str(n)); time.sleep(0.3)\n"
+        "for n in range(10): print(n, flush=True); time.sleep(0.3)\n"
     )
-    outcome = perform(home, reaper, code, idle_seconds=1)
+    outcome = perform(home, reaper, code, idle_seconds=2)
     assert (outcome.state, outcome.error) == (RunState.SUCCEEDED, None)
 
 
