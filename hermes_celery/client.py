@@ -48,7 +48,7 @@ from hermes_celery.core.output import as_text
 from hermes_celery.core.replanning import edited, resumed
 from hermes_celery.core.run import Occurrence, Run, RunState, Trigger, occurrence_at
 from hermes_celery.core.unknown_words import is_known
-from hermes_celery.errors import Conflict, HermesCeleryError, JobError
+from hermes_celery.errors import Conflict, HermesCeleryError, JobError, shown
 from hermes_celery.instant import from_ms, iso, to_ms
 from hermes_celery.scheduling.deferred_messages import built_or_fault, ending_of
 from hermes_celery.store import (
@@ -215,7 +215,7 @@ class Client:
                     delivered.add(targets)
             except HermesCeleryError as error:
                 name = request.name or request.schedule
-                which = f"job {number:,} of {len(requests):,} ({name!r})"
+                which = f"job {number:,} of {len(requests):,} ({shown(name)})"
                 raise JobError(f"{which}: {error}; nothing was written") from error
             jobs.append(job)
         return jobs
@@ -434,7 +434,7 @@ class Client:
         if schedule.between(start, end, limit=1):
             return ""
         first = schedule.next_after(end)
-        text = f"{job.name!r} has no occurrence from {iso(start)} to {iso(end)}; "
+        text = f"{shown(job.name)} has no occurrence from {iso(start)} to {iso(end)}; "
         if to_ms(end) < job.spec.created_ms:
             text += f"the job was created at {iso(from_ms(job.spec.created_ms))}; "
         return text + ("it has none later either" if first is None else f"the next is {iso(first)}")
@@ -553,7 +553,7 @@ class Client:
         def checked(job: Job) -> Job:
             if not is_known(job.state):
                 raise JobError(
-                    f"job {job.id} is {job.state.value!r}, a state of a newer version of "
+                    f"job {job.id} is {shown(job.state.value)}, a state of a newer version of "
                     "hermes-celery; use that version to change it"
                 )
             return change(job)
@@ -583,8 +583,8 @@ def _refuse_declared(job: Job, advice: str) -> None:
     if manager is not None:
         place = job.spec.declared_in or f"the project {manager.removeprefix('project:')}"
         raise JobError(
-            f"job {job.name!r} is declared in {place}; {advice}. `pause`, `resume` and `run` work "
-            "here"
+            f"job {shown(job.name)} is declared in {place}; {advice}. `pause`, `resume` and `run` "
+            "work here"
         )
 
 

@@ -22,7 +22,7 @@ from hermes_celery.core.counted import counted
 from hermes_celery.core.declared import Declaration, RefusedJob, additional, foreign, sharing_text
 from hermes_celery.core.incidents import Trouble, TroubleKind, incident_id
 from hermes_celery.core.job import UnreadableJob
-from hermes_celery.errors import StoreError
+from hermes_celery.errors import StoreError, cut, shown
 from hermes_celery.events import RateLimitedLog, event
 from hermes_celery.instant import from_ms
 from hermes_celery.interop.beat_schedule import (
@@ -104,8 +104,8 @@ def doubt_about_call(app: Celery, call: TaskCall | None) -> str:
     task = app.tasks.get(call.name)
     if task is None:
         return (
-            f"app {app.main!r} has no task {call.name!r}; check the name, and the imports, unless "
-            "the workers of another project have it"
+            f"app {shown(app.main)} has no task {shown(call.name)}; check the name, and the "
+            "imports, unless the workers of another project have it"
         )
     check = getattr(task, "__header__", None) if task.typing else None
     try:
@@ -343,7 +343,7 @@ class ProjectDeclarer:
             readable = {managed_id(declared.manager, name) for name in declared.requests}
             unread |= set(self._jobs.managed_by(declared.manager)) - readable
         for name, why in reasons.items():
-            event(_log, "job.refused", level=logging.ERROR, job=name, why=why)
+            event(_log, "job.refused", level=logging.ERROR, job=cut(name), why=why)
         report = synchronise(self._jobs, declared, now=from_ms(now_ms), left=kept | unread)
         rewritten = [managed_id(declared.manager, name) for name in report.rewritten]
         self._unreadable.difference_update(rewritten)
@@ -378,7 +378,7 @@ class ProjectDeclarer:
             for name, why in warnings.items()
         ]
         for one in doubts:
-            event(_log, "job.doubtful", level=logging.WARNING, job=one.name, why=one.why)
+            event(_log, "job.doubtful", level=logging.WARNING, job=cut(one.name), why=one.why)
         try:
             over = self._declarations.note_refusals([*refusals, *doubts])
             for one in refusals[:_TOLD]:
@@ -386,9 +386,11 @@ class ProjectDeclarer:
             self._tell_of_more(len(refusals) - _TOLD, now_ms=now_ms)
             for one in (*over, *doubts):
                 self._troubles.over(
-                    TroubleKind.DECLARED, _subject(one), f"job {one.name!r} is no longer refused",
+                    TroubleKind.DECLARED,
+                    _subject(one),
+                    f"job {shown(one.name)} is no longer refused",
                     now_ms=now_ms,
-                )  # fmt: skip
+                )
             self._troubles.over_of_jobs(rewritten, now_ms=now_ms)
         except StoreError as error:
             # The jobs are written; the log has the refusals.
@@ -414,7 +416,7 @@ class ProjectDeclarer:
 
     def _second(self, name: str, why: str) -> RefusedJob:
         """Return the refusal of an entry whose name a job of `Cron.add` has."""
-        event(_log, "job.refused", level=logging.ERROR, job=name, why=why)
+        event(_log, "job.refused", level=logging.ERROR, job=cut(name), why=why)
         where = entries_of(self._app)
         return msgspec.structs.replace(self._refusal(name, why), where=where)
 

@@ -10,7 +10,7 @@ import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from hermes_celery.errors import SettingsError, error_text, with_article
+from hermes_celery.errors import SettingsError, cut, error_text, with_article
 from hermes_celery.interop.cron_attributes import DECLARED, NAMESPACE
 from hermes_celery.settings import Settings, checked_namespace
 
@@ -37,7 +37,7 @@ def find(name: str) -> Celery | None:
     if not isinstance(app, Celery):
         raise SettingsError(
             [
-                f"--app {name} is {with_article(type(app).__name__)}, not a Celery app; write "
+                f"--app {cut(name)} is {with_article(type(app).__name__)}, not a Celery app; write "
                 "MODULE:NAME"
             ]
         )
@@ -74,9 +74,10 @@ def _imported(name: str) -> Any:
     try:
         return find_app(name)
     except Exception as error:
+        why = error_text(error).replace(name, cut(name))
         raise SettingsError(
             [
-                f"--app {name} cannot be imported ({error_text(error)}); write it as for "
+                f"--app {cut(name)} cannot be imported ({why}); write it as for "
                 f"`celery -A`, such as shop, shop.celery or shop:app, and call the command in the "
                 f"directory that holds it (this is {os.getcwd()})"
             ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 from contextlib import suppress
 from difflib import get_close_matches
@@ -20,7 +21,9 @@ from click.core import ParameterSource
 
 from hermes_celery.cli.commands import ADVICE, COMMANDS, MEANT
 from hermes_celery.cli.exit_codes import exit_note
-from hermes_celery.errors import HermesCeleryError, JobNotFound, ScriptNotRelative
+from hermes_celery.errors import HermesCeleryError, JobNotFound, ScriptNotRelative, cut, shown
+
+_LONG_WORD = re.compile(r"[^\s'\"()]{200,}")
 
 
 class Commands(click.Group):
@@ -44,7 +47,7 @@ class Commands(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Resolve the command name; refuse an unknown one and say what it may mean."""
         if not ctx.resilient_parsing and args[0] not in COMMANDS and not args[0].startswith("-"):
-            ctx.fail(f"No such command {args[0]!r}.{_hint(args[0])}")
+            ctx.fail(f"No such command {shown(args[0])}.{_hint(args[0])}")
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -68,9 +71,7 @@ class Commands(click.Group):
         except HermesCeleryError as error:
             raise _with_scope(_text_of(error)) from None
         except click.ClickException as error:
-            if type(error) is not click.ClickException:
-                raise  # a usage error: click adds the usage line and exits with 2
-            raise _with_scope(error.message) from None
+            raise _of_click(error) from None
         except OSError as error:
             if error.errno == errno.EPIPE:
                 raise  # the reader closed the pipe, as `| head` does
@@ -106,6 +107,21 @@ def _with_scope(text: str) -> click.ClickException:
     from hermes_celery.cli.scope import with_scope
 
     return _Refused(with_scope(text))
+
+
+def _of_click(error: click.ClickException) -> click.ClickException:
+    """Return the error as it is printed: our own with the scope, click's with long words cut.
+
+    To a usage error, click adds the usage line, and exits with 2.
+    """
+    if type(error) is click.ClickException:
+        return _with_scope(error.message)
+    if not isinstance(error, click.UsageError):
+        return error
+    text = error.format_message()
+    if _LONG_WORD.search(text) is None:
+        return error
+    return click.UsageError(_LONG_WORD.sub(lambda word: cut(word[0]), text), ctx=error.ctx)
 
 
 def _elsewhere() -> str:

@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 import click
 
 from hermes_celery.core.counted import counted
-from hermes_celery.errors import ScheduleError
+from hermes_celery.errors import ScheduleError, shown
 from hermes_celery.settings import default_timezone
 
 #: How many characters of unexpected arguments are shown.
@@ -50,7 +50,7 @@ class Instant(click.ParamType[datetime]):
         try:
             instant = datetime.fromisoformat(value)
         except ValueError:
-            self.fail(f"{value!r} is not an ISO time such as 2027-03-28T14:00", param, ctx)
+            self.fail(f"{shown(value)} is not an ISO time such as 2027-03-28T14:00", param, ctx)
         return instant if instant.tzinfo else instant.replace(tzinfo=ZoneInfo(default_timezone()))
 
 
@@ -72,5 +72,5 @@ class Since(Instant):
         except ScheduleError:
             ahead = None
         if ahead is None:
-            self.fail(f"{value!r} is neither an ISO time nor a duration like 2h", param, ctx)
+            self.fail(f"{shown(value)} is neither an ISO time nor a duration like 2h", param, ctx)
         return now - (ahead - now)

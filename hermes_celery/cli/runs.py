@@ -22,7 +22,7 @@ from hermes_celery.client import Client
 from hermes_celery.core.counted import counted
 from hermes_celery.core.output import as_text
 from hermes_celery.core.run import Run, RunState, is_run_id
-from hermes_celery.errors import JobNotFound, StoreUnavailable
+from hermes_celery.errors import JobNotFound, StoreUnavailable, shown
 from hermes_celery.settings import default_timezone
 from hermes_celery.wiring.server import went_away
 
@@ -218,11 +218,11 @@ def _run_or_latest(cron: Client, reference: str) -> Run:
         latest = cron.latest_runs(reference, limit=1)
     except JobNotFound:
         raise click.ClickException(
-            f"no run has the id {reference!r}, and no job has that id or name; "
+            f"no run has the id {shown(reference)}, and no job has that id or name; "
             "`hermes-celery runs` shows the latest runs"
         ) from None
     if not latest:
-        raise click.ClickException(f"job {reference!r} has no runs yet")
+        raise click.ClickException(f"job {shown(reference)} has no runs yet")
     return latest[0]
 
 

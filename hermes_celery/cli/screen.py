@@ -17,6 +17,7 @@ from hermes_celery.core.output import as_text
 from hermes_celery.core.readable import readable
 from hermes_celery.core.run import Run, RunState
 from hermes_celery.core.unknown_words import UNREADABLE
+from hermes_celery.errors import cut
 
 
 def print_json(value: object) -> None:
@@ -61,7 +62,7 @@ def time_text(instant: datetime | None, *, zone: str, missing: str = "-") -> str
 
 def refused_row(refusal: RefusedJob) -> list[str]:
     """Return the row in `list` of a declared job that was refused."""
-    return [refusal.job_id, refusal.name, "-", "refused", "-", refusal.why, "-"]
+    return [refusal.job_id, cut(refusal.name), "-", "refused", "-", refusal.why, "-"]
 
 
 def job_row(job: Job | UnreadableJob, *, zone: str) -> list[str]:

@@ -10,6 +10,8 @@ from typing import Any
 
 import msgspec
 
+from hermes_celery.errors import shown
+
 #: Number of names that one sentence lists.
 _NAMED = 3
 
@@ -31,7 +33,7 @@ class RefusedJob(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def text(self) -> str:
         """The refusal or warning in one line."""
         word = "is refused" if self.is_refused else "may not work"
-        return f"job {self.name!r} of {self.where} {word}: {self.why}"
+        return f"job {shown(self.name)} of {self.where} {word}: {self.why}"
 
     def as_json(self) -> dict[str, Any]:
         """Return the values under the keys of a job's JSON, as far as they apply."""

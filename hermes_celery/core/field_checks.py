@@ -20,7 +20,7 @@ from hermes_celery.core.counted import counted
 from hermes_celery.core.origin import SessionSource
 from hermes_celery.core.prompt_scan import check_prompt
 from hermes_celery.core.work import HttpCall, checked_url
-from hermes_celery.errors import JobError, ScriptError, ScriptNotRelative
+from hermes_celery.errors import JobError, ScriptError, ScriptNotRelative, shown
 from hermes_celery.masking.server_urls import without_passwords_in
 from hermes_celery.schedule.schedule import instant_ms
 
@@ -169,7 +169,7 @@ def checked_reasoning(text: str | None) -> str | None:
     """Check the form of the word for the agent's effort; the agent decides which words it knows."""
     word = stripped(text)
     if word and not _WORD.fullmatch(word):
-        raise JobError(f"reasoning {word[:100]!r} must be {SHARED_NAME}")
+        raise JobError(f"reasoning {shown(word)} must be {SHARED_NAME}")
     return word
 
 
@@ -180,8 +180,8 @@ def checked_base_url(url: str | None) -> str | None:
         try:
             checked_url(text)
         except ValueError as error:
-            shown = without_passwords_in(text)
-            raise JobError(f"base_url {shown!r} cannot be called: {error}") from None
+            masked = without_passwords_in(text)
+            raise JobError(f"base_url {masked!r} cannot be called: {error}") from None
     return text or None
 
 
@@ -191,20 +191,24 @@ def checked_http(call: HttpCall | None) -> HttpCall | None:
         return None
     method = call.method.strip().upper()
     if method not in METHODS:
-        raise JobError(f"{call.method!r} is not an HTTP method; use one of {', '.join(METHODS)}")
+        raise JobError(
+            f"{shown(call.method)} is not an HTTP method; use one of {', '.join(METHODS)}"
+        )
     try:
         parts = checked_url(call.url.strip())
     except ValueError as error:
-        shown = without_passwords_in(call.url)
+        masked = without_passwords_in(call.url)
         raise JobError(
-            f"{shown!r} is not a URL to call: {error}; use http://host/path or https://host/path"
+            f"{masked!r} is not a URL to call: {error}; use http://host/path or https://host/path"
         ) from None
     if parts.username or parts.password:
         raise JobError("the URL contains a user or password, which would be shown; use a header")
     _check_header_names(call.headers)
     for name, value in call.headers.items():
         if not _HEADER_NAME.fullmatch(name) or not value.isprintable():
-            raise JobError(f"the header {name!r} must be a name and a value without line breaks")
+            raise JobError(
+                f"the header {shown(name)} must be a name and a value without line breaks"
+            )
     if any(not MIN_STATUS <= status <= MAX_STATUS for status in call.expect):
         raise JobError(
             f"expected statuses {list(call.expect)} must be {MIN_STATUS} to {MAX_STATUS}; a final "
@@ -219,9 +223,11 @@ def _check_header_names(headers: Mapping[str, str]) -> None:
     for name in headers:
         before = seen.setdefault(name.lower(), name)
         if before != name:
-            raise JobError(f"the headers {before!r} and {name!r} are the same header; give one")
+            raise JobError(
+                f"the headers {shown(before)} and {shown(name)} are the same header; give one"
+            )
         if name.lower() in _FRAMING:
-            raise JobError(f"the header {name!r} is set from the body; leave it out")
+            raise JobError(f"the header {shown(name)} is set from the body; leave it out")
 
 
 # --- names and words
@@ -232,10 +238,10 @@ def check_name(name: str) -> None:
     if len(name) > MAX_NAME:
         raise JobError(
             f"the name has {len(name):,} characters, more than {MAX_NAME}; it begins "
-            f"{name[:30]!r}. Give a shorter one"
+            f"{shown(name)}. Give a shorter one"
         )
     if not name.isprintable():
-        raise JobError(f"the name {name!r} contains unprintable characters; use plain text")
+        raise JobError(f"the name {shown(name)} contains unprintable characters; use plain text")
 
 
 def checked_session(text: str | None) -> SessionSource | None:
@@ -246,7 +252,7 @@ def checked_session(text: str | None) -> SessionSource | None:
     try:
         return SessionSource(word)
     except ValueError:
-        raise JobError(f"session {text!r} must be 'origin' or 'none'") from None
+        raise JobError(f"session {shown(text)} must be 'origin' or 'none'") from None
 
 
 def checked_queue(text: str | None) -> str | None:
@@ -254,7 +260,7 @@ def checked_queue(text: str | None) -> str | None:
     if not text:
         return None
     if not text.isprintable() or not _QUEUE.fullmatch(text):
-        raise JobError(f"queue {text[:100]!r} must be {QUEUE_NAME}")
+        raise JobError(f"queue {shown(text)} must be {QUEUE_NAME}")
     return text
 
 
@@ -262,5 +268,5 @@ def checked_group(text: str | None) -> str | None:
     """Return a group's name without surrounding blanks; None if there is none."""
     word = stripped(text)
     if word and not _WORD.fullmatch(word):
-        raise JobError(f"group {text!r} must be {SHARED_NAME}")
+        raise JobError(f"group {shown(text)} must be {SHARED_NAME}")
     return word

@@ -15,7 +15,7 @@ import msgspec
 
 from hermes_celery.core.origin import Origin
 from hermes_celery.core.work import HttpCall, TaskCall
-from hermes_celery.errors import JobError
+from hermes_celery.errors import JobError, shown
 
 
 def as_typed(text: Any) -> Any:
@@ -28,7 +28,7 @@ def whole(text: str) -> int:
     try:
         return int(text)
     except ValueError:
-        raise ValueError(f"{text!r} is not a whole number") from None
+        raise ValueError(f"{shown(text)} is not a whole number") from None
 
 
 def number(text: str) -> float:
@@ -36,7 +36,7 @@ def number(text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise ValueError(f"{text!r} is not a number") from None
+        raise ValueError(f"{shown(text)} is not a number") from None
 
 
 def word_of(words: type[StrEnum]) -> Callable[[str], StrEnum]:
@@ -46,7 +46,7 @@ def word_of(words: type[StrEnum]) -> Callable[[str], StrEnum]:
         try:
             return words(text)
         except ValueError:
-            raise ValueError(f"{text!r} must be one of {', '.join(words)}") from None
+            raise ValueError(f"{shown(text)} must be one of {', '.join(words)}") from None
 
     return read
 
@@ -56,7 +56,7 @@ def time(text: str) -> datetime:
     try:
         return datetime.fromisoformat(text)
     except ValueError:
-        raise ValueError(f"{text!r} is not an ISO time such as 2027-03-28T14:00") from None
+        raise ValueError(f"{shown(text)} is not an ISO time such as 2027-03-28T14:00") from None
 
 
 def repeat(text: str) -> int | None:
@@ -70,10 +70,12 @@ def repeat(text: str) -> int | None:
         times = int(word)
     except ValueError:
         raise JobError(
-            f"Invalid repeat {text!r}: give a whole number, 'once' or 'forever'"
+            f"Invalid repeat {shown(text)}: give a whole number, 'once' or 'forever'"
         ) from None
     if times < 0:
-        raise JobError(f"Invalid repeat {text!r}: give a number from 1 on, 'once' or 'forever'")
+        raise JobError(
+            f"Invalid repeat {shown(text)}: give a number from 1 on, 'once' or 'forever'"
+        )
     return times
 
 
@@ -83,7 +85,7 @@ def origin(text: str) -> Origin:
     try:
         given = msgspec.json.decode(text, type=dict[str, str])
     except (msgspec.MsgspecError, UnicodeError) as error:
-        raise ValueError(f"{text!r} is not a JSON object of texts: {error}") from None
+        raise ValueError(f"{shown(text)} is not a JSON object of texts: {error}") from None
     unknown = sorted(set(given) - set(known))
     if unknown:
         raise ValueError(
@@ -137,7 +139,7 @@ def _refuse(given: Mapping[str, Any], option: str) -> None:
 def _header(text: str) -> tuple[str, str]:
     name, colon, value = text.partition(":")
     if not colon or not name.strip():
-        raise ValueError(f"--header {text!r} must be NAME:VALUE")
+        raise ValueError(f"--header {shown(text)} must be NAME:VALUE")
     return name.strip(), value.strip()
 
 
@@ -145,7 +147,7 @@ def _statuses(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.replace(",", " ").split())
     except ValueError:
-        raise ValueError(f"--expect {text!r} must be numbers such as 200,204") from None
+        raise ValueError(f"--expect {shown(text)} must be numbers such as 200,204") from None
 
 
 def _json(text: str | None, kind: type, *, option: str) -> Any:
@@ -154,4 +156,4 @@ def _json(text: str | None, kind: type, *, option: str) -> Any:
     try:
         return msgspec.json.decode(text, type=kind)
     except msgspec.MsgspecError as error:
-        raise ValueError(f"{option} {text!r}: {error}") from None
+        raise ValueError(f"{option} {shown(text)}: {error}") from None

@@ -24,6 +24,7 @@ from functools import lru_cache
 import msgspec
 
 from hermes_celery.core.job import Origin
+from hermes_celery.errors import shown
 from hermes_celery.masking.urls import masked
 
 LOCAL, ORIGIN, ALL = "local", "origin", "all"
@@ -221,18 +222,18 @@ def check(part: str, *, names: Mapping[str, str]) -> None:
     if read.kind is PartKind.CHAT and read.target is not None:
         platform = read.target.platform
         if platform.lower() not in PLATFORMS:
-            raise UnknownTarget(f"unknown platform {platform!r}; platforms are {_listed()}")
+            raise UnknownTarget(f"unknown platform {shown(platform)}; platforms are {_listed()}")
         if not read.target.chat_id.strip(":"):
-            raise UnknownTarget(f"{part!r} names no chat; write {platform}:CHAT or {platform}")
+            raise UnknownTarget(f"{shown(part)} names no chat; write {platform}:CHAT or {platform}")
     if read.kind is not PartKind.WORD or part in names:
         return
     if not _WORD.fullmatch(part):
         raise UnknownTarget(
-            f"{part!r} is not a target; write local, origin, all, PLATFORM[:CHAT[:THREAD]], a name "
-            "from targets.toml or a URL (in a URL, write a comma as %2C)"
+            f"{shown(part)} is not a target; write local, origin, all, PLATFORM[:CHAT[:THREAD]], a "
+            "name from targets.toml or a URL (in a URL, write a comma as %2C)"
         )
     raise UnknownTarget(
-        f"{part!r} is neither a platform nor a name in targets.toml; platforms are {_listed()}"
+        f"{shown(part)} is neither a platform nor a name in targets.toml; platforms are {_listed()}"
     )
 
 

@@ -17,7 +17,7 @@ import msgspec
 from hermes_celery.core.field_checks import MAX_PRIORITY, NumberWithin
 from hermes_celery.core.typed_values import exact, live, plain
 from hermes_celery.core.work import TaskCall
-from hermes_celery.errors import JobError
+from hermes_celery.errors import JobError, shown
 from hermes_celery.schedule import duration_text
 
 _PARTS: Final = ("args", "kwargs", "options")
@@ -69,7 +69,7 @@ def call_of(task: Any, *, args: Any = (), kwargs: Any = None, options: Any = Non
         )
     name = task if isinstance(task, str) else getattr(task, "name", None)
     if not isinstance(name, str):
-        raise JobError(f"its task is {task!r}; give a task, its name or its signature")
+        raise JobError(f"its task is {shown(task)}; give a task, its name or its signature")
     _check_is_one_task(name)
     return TaskCall(name=name, args=args, kwargs=kwargs, options=given)
 
@@ -97,7 +97,7 @@ def checked_task(call: Any) -> TaskCall | None:
         call = call_of(call.name, args=call.args, kwargs=call.kwargs, options=call.options)
     name = call.name
     if not name.strip() or not name.isprintable() or len(name) > MAX_TASK_NAME:
-        raise JobError(f"{name[:100]!r} is not a task's name; use one like package.module.task")
+        raise JobError(f"{shown(name)} is not a task's name; use one like package.module.task")
     _check_is_one_task(name)
     try:
         call = live_call(_in_python(call))
@@ -130,7 +130,7 @@ def argument_list(args: Any) -> list[Any]:
     if args is None:
         return []
     if not isinstance(args, list | tuple):
-        raise JobError(f"its args are {args!r}; give a list, such as [{args!r}]")
+        raise JobError(f"its args are {shown(args)}; give a list, such as [{shown(args)}]")
     return list(args)
 
 
@@ -143,7 +143,7 @@ def text_mapping(given: Any, *, name: str) -> dict[str, Any]:
     if given is None or given == ():
         return {}
     if not isinstance(given, Mapping) or not all(isinstance(key, str) for key in given):
-        raise JobError(f"its {name} are {given!r}; give a dict with texts as keys")
+        raise JobError(f"its {name} are {shown(given)}; give a dict with texts as keys")
     return dict(given)
 
 
@@ -201,10 +201,11 @@ def late_text(schedule: str, options: dict[str, Any]) -> str:
     if not countdown:
         return schedule
     if isinstance(countdown, bool) or not isinstance(countdown, int | float):
-        raise JobError(f"the option countdown is {countdown!r}; give a number of seconds")
+        raise JobError(f"the option countdown is {shown(countdown)}; give a number of seconds")
     if not MIN_COUNTDOWN <= countdown <= MAX_COUNTDOWN:
         raise JobError(
-            f"the option countdown is {countdown!r}; give {MIN_COUNTDOWN} s to {MAX_COUNTDOWN} s"
+            f"the option countdown is {shown(countdown)}; give {MIN_COUNTDOWN} s to "
+            f"{MAX_COUNTDOWN} s"
         )
     expires = options.get("expires")
     if isinstance(expires, int | float):
@@ -223,7 +224,7 @@ def queue_name(queue: Any) -> str | None:
     name = getattr(queue, "name", queue)
     kind = getattr(getattr(queue, "exchange", None), "type", "direct")
     if not isinstance(name, str):
-        raise JobError(f"the queue {queue!r} has no name; give the name alone")
+        raise JobError(f"the queue {shown(queue)} has no name; give the name alone")
     if kind != "direct":
         raise JobError(
             f"the queue {name} has a {kind} exchange; a run needs exactly one queue: declare it in "
@@ -237,7 +238,7 @@ def checked_priority(priority: Any) -> int | None:
     if priority is None:
         return None
     if isinstance(priority, bool) or not isinstance(priority, int):
-        raise JobError(f"priority {priority!r} is not a whole number of 0 to {MAX_PRIORITY}")
+        raise JobError(f"priority {shown(priority)} is not a whole number of 0 to {MAX_PRIORITY}")
     NumberWithin("priority", 0, MAX_PRIORITY)(priority)
     return int(priority)
 
@@ -251,13 +252,13 @@ def _checked_expires(expires: Any) -> float | str | None:
     if isinstance(expires, int | float) and not isinstance(expires, bool):
         if isfinite(expires) and expires > 0:
             return expires
-        raise JobError(f"the option expires is {expires!r}; give more than 0 seconds")
+        raise JobError(f"the option expires is {shown(expires)}; give more than 0 seconds")
     if isinstance(expires, str) and _is_instant(expires):
         return expires
     seconds = f", here {expires.total_seconds():g}" if isinstance(expires, timedelta) else ""
     raise JobError(
-        f"the option expires is {expires!r}, which apply_async does not accept; give a number of "
-        f"seconds{seconds}, or a datetime"
+        f"the option expires is {shown(expires)}, which apply_async does not accept; give a number "
+        f"of seconds{seconds}, or a datetime"
     )
 
 
@@ -273,7 +274,7 @@ def _checked_headers(headers: Any) -> Mapping[str, Any] | None:
     if headers is None:
         return None
     if not isinstance(headers, Mapping) or not all(isinstance(name, str) for name in headers):
-        raise JobError(f"the option headers is {headers!r}; give a dict with texts as keys")
+        raise JobError(f"the option headers is {shown(headers)}; give a dict with texts as keys")
     if _OUR_HEADER in headers:
         raise JobError(
             f"the option headers has the key {_OUR_HEADER!r}, which carries a run's session; use "

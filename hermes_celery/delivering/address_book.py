@@ -16,7 +16,7 @@ from hermes_celery.delivering.attachments import ExtractedFiles, allowed_dirs, e
 from hermes_celery.delivering.channel_apprise import AppriseChannel
 from hermes_celery.delivering.channel_file import is_file_url, located
 from hermes_celery.delivering.platform_urls import read_names
-from hermes_celery.errors import DeliveryRefused, JobError, SettingsError
+from hermes_celery.errors import DeliveryRefused, JobError, SettingsError, shown
 from hermes_celery.events import event
 
 _log = logging.getLogger(__name__)
@@ -104,7 +104,7 @@ class OpenBook:
         if isinstance(self._names, SettingsError):
             raise self._names
         if target.name not in self._names:
-            raise DeliveryRefused(f"targets.toml on this worker has no {target.name!r}")
+            raise DeliveryRefused(f"targets.toml on this worker has no {shown(target.name)}")
         return msgspec.structs.replace(target, url=self._names[target.name])
 
     def attachments(self, text: str) -> ExtractedFiles:

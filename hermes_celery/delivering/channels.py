@@ -16,7 +16,7 @@ from hermes_celery.delivering.channel_apprise import AppriseChannel
 from hermes_celery.delivering.channel_file import FileChannel, is_file_url
 from hermes_celery.delivering.channel_hermes import HermesChannel
 from hermes_celery.delivering.platform_urls import apprise_url
-from hermes_celery.errors import DeliveryRefused
+from hermes_celery.errors import DeliveryRefused, shown
 
 
 class Channel(Protocol):
@@ -54,7 +54,7 @@ class Channels:
         Raises DeliveryRefused if there is none.
         """
         if target.platform and target.platform.lower() not in PLATFORMS:
-            raise DeliveryRefused(f"unknown platform {target.platform!r}")
+            raise DeliveryRefused(f"unknown platform {shown(target.platform)}")
         url = target.url
         if url and is_file_url(url):
             return FileChannel(url, root=self._files_dir)
@@ -68,4 +68,4 @@ class Channels:
                               environment=self._environment)  # fmt: skip
         if url:
             raise DeliveryRefused(AppriseChannel.INSTALL)
-        raise DeliveryRefused(f"platform {target.platform!r} not configured/enabled")
+        raise DeliveryRefused(f"platform {shown(target.platform)} not configured/enabled")

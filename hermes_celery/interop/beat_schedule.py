@@ -22,7 +22,7 @@ from hermes_celery.core.job import JobRequest
 from hermes_celery.core.readable import readable
 from hermes_celery.core.schedule_text import text_of, zone_name
 from hermes_celery.core.task_call import call_of, late_text
-from hermes_celery.errors import HermesCeleryError, JobError, error_text, with_article
+from hermes_celery.errors import HermesCeleryError, JobError, error_text, shown, with_article
 from hermes_celery.interop.beat_defaults import policy_of
 from hermes_celery.interop.cron_attributes import DECLARED, REFUSED, place_of
 
@@ -93,8 +93,8 @@ def declared_twice(app: Celery) -> dict[str, str]:
     names = map(entry_name, entries) if isinstance(entries, Mapping) else ()
     return {
         name: (
-            f"two declarations are named {name!r}: this entry of beat_schedule does not run, but "
-            f"the one of {place_of(app, name)} does; rename one of them"
+            f"two declarations are named {shown(name)}: this entry of beat_schedule does not run, "
+            f"but the one of {place_of(app, name)} does; rename one of them"
         )
         for name in names
         if name in getattr(app, DECLARED, {}) or name in getattr(app, REFUSED, {})
@@ -107,8 +107,8 @@ def zone_of(app: Celery) -> str:
         zone = app.timezone
     except Exception as error:  # noqa: BLE001 - zoneinfo raises many types for a user's setting
         raise JobError(
-            f"app.conf.timezone is {app.conf.timezone!r}, not a time zone ({error}); use a name "
-            "such as 'Europe/Berlin' or 'UTC'"
+            f"app.conf.timezone is {shown(app.conf.timezone)}, not a time zone ({error}); use a "
+            "name such as 'Europe/Berlin' or 'UTC'"
         ) from None
     return zone_name(zone)
 

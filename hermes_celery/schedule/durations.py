@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from hermes_celery.errors import ScheduleError
+from hermes_celery.errors import ScheduleError, shown
 
 #: Milliseconds in each unit, the longest first.
 _UNITS: Final = {
@@ -50,16 +50,19 @@ def read_duration_ms(text: str) -> int:
     if lowered in _SPELLINGS:
         return _UNITS[_SPELLINGS[lowered]]
     if _DURATION.fullmatch(lowered) is None:
-        raise ScheduleError(f"{text!r} is not a duration; {_EXAMPLES}")
+        raise ScheduleError(f"{shown(text)} is not a duration; {_EXAMPLES}")
     parts = [(number, _unit(text, unit)) for number, unit in re.findall(_PART, lowered)]
     sizes = [_UNITS[unit] for _, unit in parts]
     if sizes != sorted(set(sizes), reverse=True):
-        raise ScheduleError(f"{text!r} must name each unit once, the longest first; {_EXAMPLES}")
+        raise ScheduleError(
+            f"{shown(text)} must name each unit once, the longest first; {_EXAMPLES}"
+        )
     ms = sum(_part_ms(text, number, unit) for number, unit in parts)
     if not _SHORTEST_MS <= ms <= _LONGEST_MS:
         short = f"shorter than {_SHORTEST_MS / 1000:g} s" if ms else "zero"
         raise ScheduleError(
-            f"{text!r} is {'longer than a century' if ms > _LONGEST_MS else short}; {_EXAMPLES}"
+            f"{shown(text)} is {'longer than a century' if ms > _LONGEST_MS else short}; "
+            f"{_EXAMPLES}"
         )
     return ms
 
@@ -92,13 +95,15 @@ def _counts(ms: int) -> list[tuple[str, str]]:
 def _part_ms(text: str, number: str, unit: str) -> int:
     whole, _, fraction = number.partition(".")
     if fraction and unit != "s":
-        raise ScheduleError(f"{text!r} has a fraction, which only seconds may have; {_EXAMPLES}")
+        raise ScheduleError(
+            f"{shown(text)} has a fraction, which only seconds may have; {_EXAMPLES}"
+        )
     if len(fraction) > 3:
-        raise ScheduleError(f"{text!r} is finer than a millisecond; {_EXAMPLES}")
+        raise ScheduleError(f"{shown(text)} is finer than a millisecond; {_EXAMPLES}")
     return int(whole) * _UNITS[unit] + int(fraction.ljust(3, "0"))
 
 
 def _unit(text: str, spelling: str) -> str:
     if spelling not in _SPELLINGS:
-        raise ScheduleError(f"{text!r}: {spelling!r} is not a unit of time; {_EXAMPLES}")
+        raise ScheduleError(f"{shown(text)}: {shown(spelling)} is not a unit of time; {_EXAMPLES}")
     return _SPELLINGS[spelling]

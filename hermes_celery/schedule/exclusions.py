@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from hermes_celery.errors import ScheduleError
+from hermes_celery.errors import ScheduleError, shown
 from hermes_celery.instant import to_ms
 from hermes_celery.schedule.compiling import compile_cron
 from hermes_celery.schedule.moments import looks_like_moment, moment_ms, read_moment
@@ -73,7 +73,7 @@ def read_exclusion(text: str, *, timezone: str) -> Exclusion:
         return _minute(text, timezone)
     if len(text.split()) != 5:
         raise ScheduleError(
-            f"{text!r} is not an exclusion; use a cron expression of five fields such as "
+            f"{shown(text)} is not an exclusion; use a cron expression of five fields such as "
             "'* * 24-26 12 *', a date such as '2027-12-24', or '2027-12-24..2027-12-26'"
         )
     return ExcludedPattern(text=text, pattern=compile_cron(text).pattern)
@@ -81,10 +81,10 @@ def read_exclusion(text: str, *, timezone: str) -> Exclusion:
 
 def _span(text: str, first: str, last: str) -> ExcludedSpan:
     if not (_DATE.fullmatch(first) and _DATE.fullmatch(last)):
-        raise ScheduleError(f"{text!r} is not a span of dates; write 2027-12-24..2027-12-26")
+        raise ScheduleError(f"{shown(text)} is not a span of dates; write 2027-12-24..2027-12-26")
     start, end = _date_second(first), _date_second(last) + DAY_SECONDS
     if end <= start:
-        raise ScheduleError(f"{text!r} ends before it begins")
+        raise ScheduleError(f"{shown(text)} ends before it begins")
     return ExcludedSpan(text=text, start=start, end=end)
 
 

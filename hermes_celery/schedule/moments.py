@@ -6,7 +6,7 @@ import re
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from hermes_celery.errors import ScheduleError
+from hermes_celery.errors import ScheduleError, shown
 from hermes_celery.instant import from_ms, iso, to_ms
 from hermes_celery.schedule.months import HORIZON_SECONDS
 from hermes_celery.schedule.once import Once
@@ -32,16 +32,16 @@ def read_moment(text: str) -> datetime:
     match = _ISO.fullmatch(text.strip())
     if match is None:
         raise ScheduleError(
-            f"{text!r} is not an ISO time; use for example 2027-03-28T14:00, "
+            f"{shown(text)} is not an ISO time; use for example 2027-03-28T14:00, "
             "2027-03-28T14:00:00+02:00 or 2027-03-28"
         )
     day, time, offset = match[1], match[2] or "00:00", (match[3] or "").upper()
     try:
         moment = datetime.fromisoformat(f"{day}T{time.replace(',', '.')}{offset}")
     except ValueError as error:
-        raise ScheduleError(f"{text!r} is not a real time: {error}") from None
+        raise ScheduleError(f"{shown(text)} is not a real time: {error}") from None
     if not 1970 <= moment.year < 2100:
-        raise ScheduleError(f"{text!r} is outside the years 1970-2099")
+        raise ScheduleError(f"{shown(text)} is outside the years 1970-2099")
     return moment
 
 

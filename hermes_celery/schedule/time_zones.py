@@ -24,7 +24,7 @@ from typing import Final
 
 import msgspec
 
-from hermes_celery.errors import ScheduleError
+from hermes_celery.errors import ScheduleError, shown
 from hermes_celery.schedule.months import DAY_SECONDS, HORIZON_SECONDS
 
 # Since 1970 no zone has changed twice within less than 6.9 days (Gaza, Ramadan 2040).
@@ -129,7 +129,7 @@ def _iana(name: str) -> tzinfo:
 
 def _no_zone(name: str) -> ScheduleError:
     return ScheduleError(
-        f"{name!r} is not a time zone; use an IANA name such as 'Europe/Berlin' or 'UTC'"
+        f"{shown(name)} is not a time zone; use an IANA name such as 'Europe/Berlin' or 'UTC'"
     )
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 from hermes_celery.core.server_address import parse_address
+from hermes_celery.errors import shown
 from hermes_celery.masking.server_urls import without_password
 
 #: How long a script may run, in seconds. It also takes the place of an invalid value.
@@ -56,8 +57,8 @@ def checked_namespace(text: str) -> str:
     """Return the name of a namespace unchanged. Raises ValueError if it cannot be one."""
     if not _NAMESPACE.fullmatch(text):
         raise ValueError(
-            f"{text!r} must be 1 to 40 letters, digits, '-', '_' or '.', and begin with a letter "
-            "or digit"
+            f"{shown(text)} must be 1 to 40 letters, digits, '-', '_' or '.', and begin with a "
+            "letter or digit"
         )
     return text
 

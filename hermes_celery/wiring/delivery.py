@@ -15,7 +15,7 @@ from hermes_celery.delivering.dead_man_switch import check_url
 from hermes_celery.delivering.deliverer import Deliverer, DeliveryRules, DeliveryStores
 from hermes_celery.delivering.outbox import redeliver as begin_again
 from hermes_celery.delivering.template import check_template
-from hermes_celery.errors import JobError, SettingsError
+from hermes_celery.errors import JobError, SettingsError, shown
 from hermes_celery.events import event
 from hermes_celery.running.dotenv_files import dotenv
 from hermes_celery.settings import Settings, process_environment
@@ -79,7 +79,7 @@ def check_delivery(settings: Settings, spec: JobSpec) -> None:
     """
     for deliver in (spec.deliver, spec.failure_deliver):
         if deliver and not parts_of(deliver):
-            raise JobError(f"deliver {deliver!r} names no target; give one, or local")
+            raise JobError(f"deliver {shown(deliver)} names no target; give one, or local")
         if deliver and deliver not in ("local", "origin"):
             make_book(settings).check(deliver)
     if spec.template:

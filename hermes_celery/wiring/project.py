@@ -201,7 +201,7 @@ def _choose_namespace(app: Celery, namespace: str) -> None:
     before = getattr(app, NAMESPACE, namespace)
     if before != namespace:
         raise JobError(
-            f"this app's first Cron has namespace {before!r}, so a second one cannot have "
-            f"{namespace!r}; give both the same namespace"
+            f"this app's first Cron has namespace {shown(before)}, so a second one cannot have "
+            f"{shown(namespace)}; give both the same namespace"
         )
     setattr(app, NAMESPACE, namespace)

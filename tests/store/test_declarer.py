@@ -15,6 +15,7 @@ from click.testing import CliRunner
 
 from hermes_celery.celery_app.declarer import Declarer
 from hermes_celery.cli import main
+from hermes_celery.cli.screen import refused_row
 from hermes_celery.core.declared import Declaration
 from hermes_celery.core.incidents import Trouble, TroubleKind
 from hermes_celery.core.job import JobState, UnreadableJob
@@ -208,6 +209,24 @@ def test_an_invalid_field_refuses_its_job_alone_and_the_stored_job_stays_unchang
     (refusal,) = [one for one in Declarations(valkey).refusals() if one.is_refused]
     assert refusal.text.startswith("job 'iv' of cron.add in module tests.store.test_declarer is re")
     assert why in refusal.why
+
+
+def test_a_long_name_of_a_refused_job_is_cut_everywhere(
+    make_project: Callable[..., Celery],
+    beat: _Beat,
+    valkey: Database,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    app = make_project()
+    Cron(app).add("y" * 10_000, "every 1h", task="shop.work")
+    beat(app, "one").begin(1_000)
+
+    (refusal,) = [one for one in Declarations(valkey).refusals() if one.is_refused]
+    (incident,) = Incidents(valkey).open()
+    (line,) = [one.getMessage() for one in caplog.records if "job.refused" in one.getMessage()]
+    for text in (refusal.text, incident.text, line, " ".join(refused_row(refusal))):
+        assert "yyy…" in text
+        assert len(text) < 500
 
 
 def test_texts_that_cannot_be_stored_refuse_their_jobs_and_the_others_run(

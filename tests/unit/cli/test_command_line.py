@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 
 from hermes_celery.cli import main
 from hermes_celery.cli.commands import ADVICE, COMMANDS, MEANT
+from hermes_celery.cli.exit_codes import ExitCode
 from hermes_celery.core.job import JobRequest, Origin
 from hermes_celery.core.run import RunState
 from hermes_celery.core.work import TaskCall
@@ -523,3 +524,38 @@ def test_a_full_disk_behind_stdout_is_reported_in_one_sentence(
     assert done.stderr.startswith("Error: the output cannot be written: No space left")
     assert "Traceback" not in done.stderr
     assert "ignored" not in done.stderr
+
+
+LONG = "y" * 10_000
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("show", LONG),
+        ("logs", LONG),
+        ("edit", LONG, "--name", "x"),
+        ("cancel", LONG),
+        ("runs", "--after", LONG),
+        ("runs", "--state", LONG),
+        ("list", LONG),
+        ("list", "--after", LONG),
+        ("incidents", "ack", LONG),
+        ("letters", LONG),
+        (LONG,),
+        ("-N", LONG, "list"),
+        ("-A", LONG, "list"),
+        ("add", "every 1h", "hi", "--name", LONG),
+        ("add", "every 1h", "hi", "--group", LONG),
+        ("add", "every 1h", "hi", "--deliver", LONG),
+        ("add", "every 1h", "hi", "--timezone", LONG),
+        ("add", "every 1h", "hi", "--priority", LONG),
+    ],
+    ids=lambda arguments: " ".join(arguments).replace(LONG, "LONG"),
+)
+@pytest.mark.usefixtures("home")
+def test_a_long_word_is_cut_where_an_error_repeats_it(arguments: tuple[str, ...]) -> None:
+    result = typed(*arguments)
+    assert result.exit_code in (ExitCode.FAILED, ExitCode.USAGE)
+    assert "yyy" in result.stderr
+    assert len(result.stderr) < 700
