@@ -34,16 +34,24 @@ def url(state_dir: Path) -> str:
     return f"unix://{socket_path(state_dir)}"
 
 
+def make_directories(state_dir: Path) -> Path:
+    """Make the server's directories; return the one in which it keeps jobs and runs.
+
+    Raises StoreUnsuitable if another user owns one.
+    """
+    data = state_dir / "data"
+    _private(socket_path(state_dir).parent)
+    _private(data)
+    return data
+
+
 def server_command(state_dir: Path) -> list[str]:
     """Make the server's directories and return its command line.
 
     Raises StoreUnsuitable if the binary is missing, or if another user owns the socket's directory.
     """
     binary = _binary()
-    data = state_dir / "data"
-    socket = socket_path(state_dir)
-    _private(socket.parent)
-    _private(data)
+    data, socket = make_directories(state_dir), socket_path(state_dir)
     return [
         str(binary),
         *("--port", "0"),

@@ -38,7 +38,10 @@ class Exit:
 
 #: The codes by which commands report a result, by command.
 EXITS: Final[Mapping[str, tuple[Exit, ...]]] = {
-    "up": (Exit(code="0", when="it is stopped with Ctrl-C or SIGTERM"),),
+    "up": (
+        Exit(code="0", when="it is stopped with Ctrl-C or SIGTERM"),
+        Exit(code="1", when="it cannot start, or its directory is removed while it runs"),
+    ),
     "doctor": (Exit(code="1", when="a check fails; a warning is no failure"),),
     "fsck": (Exit(code="1", when="records disagree and were not repaired"),),
     "status": (

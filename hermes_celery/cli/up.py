@@ -2,7 +2,8 @@
 
 While it starts, a child that ends with an error or is not ready within some seconds stops `up` with
 one sentence: a wrong setting does not repair itself. Once everything is up, `up` ends only on
-request: a child that ends is restarted, however often, and the end of its log is shown.
+request: a child that ends is restarted, however often, and the end of its log is shown. Only when
+its own directory is removed does it end by itself: the server would write into nowhere.
 """
 
 from __future__ import annotations
@@ -107,13 +108,14 @@ def bring_up(settings: Settings, *, demo: bool, shards: int | None) -> int:
         _say(text)
     with _only_one(settings), _stop_signal() as stop:
         supervisor, display = Supervisor(environment=_environment(settings), say=_say), None
+        directories = _Directories(settings)
         try:
             cron = _start(settings, supervisor, stop=stop, demo=demo, shards=shards)
             if cron is not None:
                 display = _RunDisplay(cron)
-                _watch(display, supervisor, open_database(settings), stop=stop)
+                _watch(display, supervisor, directories, open_database(settings), stop=stop)
         finally:
-            _shut_down(settings, supervisor, display)
+            _shut_down(settings, supervisor, display, is_kept=not directories.removed())
     return 0
 
 
@@ -158,14 +160,50 @@ def _start(
 
 
 def _watch(
-    display: _RunDisplay, supervisor: Supervisor, database: Database, *, stop: threading.Event
+    display: _RunDisplay,
+    supervisor: Supervisor,
+    directories: _Directories,
+    database: Database,
+    *,
+    stop: threading.Event,
 ) -> None:
-    """Show ended runs and restart ended children until stopped."""
+    """Show ended runs and restart ended children until stopped.
+
+    Raises HermesCeleryError when a directory that is needed was removed.
+    """
     disk = _ServerDisk(database)
     while not stop.wait(_LOOK_SECONDS):
+        if path := directories.removed():
+            raise HermesCeleryError(
+                f"{path} was removed or replaced while `hermes-celery up` ran, so nothing was kept "
+                "there any more; start `hermes-celery up` again: it goes on with what is there now"
+            )
         supervisor.check()
         disk.look(time.monotonic())
         display.show()
+
+
+class _Directories:
+    """Notices that a directory was removed: open files in it are written into nowhere."""
+
+    def __init__(self, settings: Settings) -> None:
+        paths = [settings.state_dir]
+        if settings.redis_url is None:
+            paths.append(embedded_server.make_directories(settings.state_dir))
+        self._inodes = {path: path.stat().st_ino for path in paths}
+
+    def removed(self) -> Path | None:
+        """Return the first directory that is not the one that was there before; None if all are."""
+        for path, inode in self._inodes.items():
+            try:
+                is_there = path.stat().st_ino == inode
+            except (FileNotFoundError, NotADirectoryError):
+                is_there = False
+            except OSError:
+                is_there = True  # the disk may answer again
+            if not is_there:
+                return path
+        return None
 
 
 class _RunDisplay:
@@ -248,7 +286,9 @@ class _Seen:
         return ended
 
 
-def _shut_down(settings: Settings, supervisor: Supervisor, display: _RunDisplay | None) -> None:
+def _shut_down(
+    settings: Settings, supervisor: Supervisor, display: _RunDisplay | None, *, is_kept: bool
+) -> None:
     """Stop the beats first, so that no new run comes; then the worker; the server last."""
     names = supervisor.names()
     beats = [name for name in names if name.startswith(_BEAT)]
@@ -266,7 +306,7 @@ def _shut_down(settings: Settings, supervisor: Supervisor, display: _RunDisplay 
     if display is not None:
         display.show()
     if "server" in names and supervisor.exit_code("server") is None:
-        _say("stopping the server; jobs and runs are kept")
+        _say(f"stopping the server; jobs and runs are {'kept' if is_kept else 'lost'}")
     supervisor.stop()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from hermes_celery.cli.exit_codes import ExitCode
 from tests.pace import quiet_seconds_until
 from tests.support import eventually
 from tests.system.conftest import Processes, script
@@ -357,3 +359,28 @@ def test_up_keeps_restarting_a_part_that_ran_before_and_shows_why_it_fails(
         lambda: json.loads(processes.hermes("status", "--json").stdout)["leader"],
         what="a beat that leads again",
     )
+
+
+@pytest.mark.parametrize("what", ["home", "cron/hermes-celery", "cron/hermes-celery/data"])
+def test_up_ends_with_an_error_when_its_directory_is_removed(
+    processes: Processes, home: Path, what: str
+) -> None:
+    up = brought_up(processes)
+    shutil.rmtree(home if what == "home" else home / what)
+    assert up.wait(60) == ExitCode.FAILED
+    home.mkdir(exist_ok=True)
+    log = processes.log(up)
+    gone = home / ("cron/hermes-celery" if what == "home" else what)
+    assert f"Error: {gone} was removed or replaced while `hermes-celery up` ran, " in log
+    assert "stopping the server; jobs and runs are lost" in log
+    assert "Traceback" not in log
+    assert below(home) == []
+
+
+def test_up_ends_with_an_error_when_its_data_are_replaced(processes: Processes, home: Path) -> None:
+    up = brought_up(processes)
+    data = home / "cron/hermes-celery/data"
+    data.rename(data.with_name("old"))
+    data.mkdir()
+    assert up.wait(60) == ExitCode.FAILED
+    assert f"Error: {data} was removed or replaced" in processes.log(up)
