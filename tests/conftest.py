@@ -80,6 +80,8 @@ def valkey(valkey_url: str, namespace: str) -> Iterator[Database]:
     # Some tests read all keys of the server, so no test may leave any behind.
     for key in database.client.scan_iter(f"*{namespace}*", count=1000):
         database.client.unlink(key)
+    # Projects with namespaces of their own are listed in a key that all namespaces share.
+    database.client.hdel(Keys().projects, namespace)
     database.close()
 
 
