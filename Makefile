@@ -9,9 +9,9 @@ DEMO_HOME ?= $(CURDIR)/.demo
 run: $(VENV)/.installed
 	HERMES_HOME=$(DEMO_HOME) $(BIN)/hermes-celery up --demo
 
-# All tests. Three at once on two cores, since most of the time goes into waiting for processes.
+# All tests. Four at once on two cores, since most of the time goes into waiting for processes.
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 3 --dist worksteal
+	$(BIN)/python -m pytest -n 4 --dist worksteal
 
 # The tests without beats, workers and servers to kill: two minutes. Run it before each commit.
 test-quick: $(VENV)/.installed-dev

@@ -213,7 +213,7 @@ class Scene:
 
     def _keys_like(self, pattern: str) -> list[str]:
         prefix = KEYS.prefix.replace("{", "[{]")
-        return [str(key) for key in self.database.client.scan_iter(prefix + pattern)]
+        return [str(key) for key in self.database.client.scan_iter(prefix + pattern, count=1000)]
 
     def stopped_schedules(self, *, without: str = "") -> list[str]:
         """Return the recurring jobs whose schedule stopped although no budget is spent."""
@@ -264,7 +264,7 @@ class Scene:
         history to trim, the list of living beats, and expired places in groups.
         """
         client, left_out = self.database.client, (KEYS.grown, KEYS.beats)
-        found = {str(k): client.dump(k) for k in client.scan_iter() if k not in left_out}
+        found = {str(k): client.dump(k) for k in client.scan_iter(count=1000) if k not in left_out}
         for group in self._keys_like("group:*"):
             found[group] = self.database.call("ZRANGEBYSCORE", group, f"({self.clock.ms}", "+inf")
         return {key: content for key, content in found.items() if content}

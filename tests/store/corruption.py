@@ -101,14 +101,16 @@ class RecordingDatabase(Database):
 
 def state_of(database: Database) -> State:
     """Return every key of the namespace, queues included, with its DUMP."""
-    keys = [str(key) for key in database.client.scan_iter(f"*{database.keys.namespace}*")]
+    keys = [
+        str(key) for key in database.client.scan_iter(f"*{database.keys.namespace}*", count=1000)
+    ]
     dumps = database.raw_many([("DUMP", key) for key in keys]) if keys else []
     return dict(zip(keys, dumps, strict=True))
 
 
 def restore(database: Database, state: State) -> None:
     """Make the namespace hold exactly this state."""
-    keys = list(database.client.scan_iter(f"*{database.keys.namespace}*"))
+    keys = list(database.client.scan_iter(f"*{database.keys.namespace}*", count=1000))
     commands: list[Sequence[str | int | bytes]] = [("DEL", key) for key in keys]
     commands += [("RESTORE", key, 0, dump) for key, dump in state.items()]
     database.call_many(commands)

@@ -233,7 +233,8 @@ def test_four_times_a_large_text_takes_at_most_eight_times_as_long(name: str) ->
     ],
 )
 def test_a_quadratic_function_is_detected(planted: Callable[[str], object], seed: str) -> None:
-    assert quadratic(planted, size=8_192, seeds=[seed]) != []
+    beginnings = ("", BEGINNINGS[-1])
+    assert quadratic(planted, size=8_192, seeds=[seed], beginnings=beginnings) != []
 
 
 def test_an_invalid_ping_url_is_masked_entirely() -> None:
