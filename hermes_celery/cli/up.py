@@ -190,13 +190,14 @@ class _Directories:
         paths = [settings.state_dir]
         if settings.redis_url is None:
             paths.append(embedded_server.make_directories(settings.state_dir))
-        self._inodes = {path: path.stat().st_ino for path in paths}
+        # Open directories keep their numbers: a new one cannot be mistaken for a removed one.
+        self._opened = {path: os.open(path, os.O_RDONLY | os.O_DIRECTORY) for path in paths}
 
     def removed(self) -> Path | None:
         """Return the first directory that is not the one that was there before; None if all are."""
-        for path, inode in self._inodes.items():
+        for path, opened in self._opened.items():
             try:
-                is_there = path.stat().st_ino == inode
+                is_there = os.path.samestat(path.stat(), os.fstat(opened))
             except (FileNotFoundError, NotADirectoryError):
                 is_there = False
             except OSError:

@@ -273,8 +273,8 @@ class Sweep:
     def taken_off(self, *, now_ms: int) -> None:
         """Report the jobs that a tick took off the schedule, because they cannot be planned.
 
-        They are reported from the notes that the tick stored, so each time anew. If the server
-        refuses the report, a later step makes it. Raises StoreUnavailable.
+        The tick stores a note each time, so a job is reported again if it happens again. If the
+        server refuses the report, a later step makes it. Raises StoreUnavailable.
         """
         self._report_notes(now_ms)
 

@@ -377,10 +377,17 @@ def test_up_ends_with_an_error_when_its_directory_is_removed(
     assert below(home) == []
 
 
-def test_up_ends_with_an_error_when_its_data_are_replaced(processes: Processes, home: Path) -> None:
+@pytest.mark.parametrize("how", ["renamed", "removed"])
+def test_up_ends_with_an_error_when_its_data_are_replaced(
+    processes: Processes, home: Path, how: str
+) -> None:
     up = brought_up(processes)
     data = home / "cron/hermes-celery/data"
-    data.rename(data.with_name("old"))
+    if how == "renamed":
+        data.rename(data.with_name("old"))
+    else:
+        shutil.rmtree(data)
+    # A file system may give a new directory the number of the one that was just removed.
     data.mkdir()
     assert up.wait(60) == ExitCode.FAILED
     assert f"Error: {data} was removed or replaced" in processes.log(up)
