@@ -91,7 +91,8 @@ def test_a_worker_with_one_slot_performs_runs_one_after_another(
 @pytest.mark.usefixtures("worker", "beat")
 def test_a_real_home_runs_on_workers(processes: Processes, cron: Client, home: Path) -> None:
     for path in (DATA / "hermes-home" / "scripts").iterdir():
-        script(home, path.name, path.read_text(encoding="utf-8"))
+        # No file system of this machine is that full, so the watchdog has nothing to say.
+        script(home, path.name, path.read_text(encoding="utf-8").replace("> 90 {", "> 100 {"))
     imported = processes.hermes("import", str(DATA / "hermes-home"))
     assert "10 imported, 0 already here, 0 refused" in imported.stdout
     (heartbeat,) = eventually(
