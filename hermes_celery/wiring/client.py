@@ -9,6 +9,7 @@ from hermes_celery.celery_app.app_settings import app_settings, default_zone
 from hermes_celery.celery_app.broker import key_prefix
 from hermes_celery.client import Client, JobChecks, NamespaceRecords, RunMessages
 from hermes_celery.clock import ServerClock
+from hermes_celery.core.arguments import of_kind
 from hermes_celery.core.job import JobSpec
 from hermes_celery.running.script import check_local_files
 from hermes_celery.settings import Settings, broker_variables, read_settings
@@ -34,9 +35,16 @@ def open_cron(settings: Settings | None = None, *, app: Celery | None = None) ->
     """Return a client for jobs and runs; without `settings`, from the environment.
 
     `app` is the Celery app whose workers perform the runs; by default, our own. Raises
-    SettingsError or StoreError.
+    SettingsError or StoreError, and JobError for an argument of another class.
     """
-    settings = settings or read_settings()
+    settings = (
+        read_settings() if settings is None else of_kind(settings, name="settings", kind=Settings)
+    )
+    if app is not None:
+        # Imported here to start fast: Celery costs 0.2 s, and whoever has an app has paid it.
+        from hermes_celery.celery_app.types import Celery
+
+        of_kind(app, name="app", kind=Celery)
     return _client(settings, reachable_database(settings), app=app)
 
 

@@ -25,7 +25,7 @@ from hermes_celery.celery_app.app_settings import app_settings
 from hermes_celery.celery_app.declared_by_app import AppDeclarations, declarations_of
 from hermes_celery.celery_app.types import Celery
 from hermes_celery.client import Client
-from hermes_celery.core.arguments import aware
+from hermes_celery.core.arguments import a_text, aware, of_kind
 from hermes_celery.core.field_checks import check_name
 from hermes_celery.core.job import Job, JobRequest
 from hermes_celery.core.job_checks import checked_content, request_of
@@ -56,14 +56,15 @@ class Cron:
 
         `namespace` separates the project's jobs from others on the same Redis. Default:
         HERMES_CELERY_NAMESPACE if set, else the app's name. `settings` replace those of the
-        environment. A second `Cron` on one app is the same cron. Raises JobError for an invalid
-        namespace, and for one that differs from that of the app's first `Cron`.
+        environment. A second `Cron` on one app is the same cron. Raises JobError for an `app` or
+        `settings` of another class, for an invalid namespace, and for one that differs from that of
+        the app's first `Cron`.
         """
-        self.app = app
+        self.app = of_kind(app, name="app", kind=Celery)
         if namespace is not None:
-            _choose_namespace(app, namespace)
+            _choose_namespace(app, a_text(namespace, name="namespace"))
         if settings is not None:
-            app.conf.hermes_settings = settings
+            app.conf.hermes_settings = of_kind(settings, name="settings", kind=Settings)
         if not hasattr(app, DECLARED):
             setattr(app, DECLARED, {})
             setattr(app, REFUSED, {})

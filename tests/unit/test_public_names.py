@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from celery import Celery
+from celery.local import Proxy
 from celery.schedules import crontab
 
 import hermes_celery
@@ -21,7 +22,7 @@ from hermes_celery import (
     TaskCall,
     parse_schedule,
 )
-from hermes_celery.errors import ScheduleError
+from hermes_celery.errors import JobError, ScheduleError
 from hermes_celery.instant import from_ms
 from hermes_celery.settings import read_settings
 from hermes_celery.wiring.project_jobs import make_beat
@@ -150,3 +151,27 @@ def test_a_declared_job_without_a_name_is_refused_alone(name: str) -> None:
     cron.add(name, "every 1h", prompt="x")
     assert set(cron.declared()) == before
     assert "its name is empty; give it one" in cron.refused()[name]
+
+
+@pytest.mark.parametrize("wrong", [None, "shop", 5, float("nan"), {}])
+def test_an_app_settings_or_namespace_of_another_class_is_refused_by_name(wrong: Any) -> None:
+    with pytest.raises(JobError, match=r"^app is .*; it must be a Celery$"):
+        Cron(wrong)
+    if wrong is None:
+        return
+    app = Celery("shop", set_as_current=False)
+    with pytest.raises(JobError, match=r"^settings is .*; it must be a Settings$"):
+        Cron(app, settings=wrong)
+    with pytest.raises(JobError, match=r"^settings is .*; it must be a Settings$"):
+        hermes_celery.open_cron(wrong)
+    with pytest.raises(JobError, match=r"^app is .*; it must be a Celery$"):
+        hermes_celery.open_cron(app=wrong)
+    if not isinstance(wrong, str):
+        with pytest.raises(JobError, match=r"^namespace is .*; it must be a text$"):
+            Cron(app, namespace=wrong)
+
+
+def test_a_proxy_of_an_app_may_be_given_such_as_celerys_current_app() -> None:
+    app = Celery("shop", set_as_current=False)
+    Cron(Proxy(lambda: app)).add("report", "every 1h", task="shop.report")
+    assert list(Cron(app).declared()) == ["report"]
