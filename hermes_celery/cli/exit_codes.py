@@ -40,7 +40,7 @@ class Exit:
 EXITS: Final[Mapping[str, tuple[Exit, ...]]] = {
     "up": (
         Exit(code="0", when="it is stopped with Ctrl-C or SIGTERM"),
-        Exit(code="1", when="it cannot start, or its directory is removed while it runs"),
+        Exit(code="1", when="it cannot start, or its directory or lock is removed while it runs"),
     ),
     "doctor": (Exit(code="1", when="a check fails; a warning is no failure"),),
     "fsck": (Exit(code="1", when="records disagree and were not repaired"),),

@@ -3,7 +3,8 @@
 While it starts, a child that ends with an error or is not ready within some seconds stops `up` with
 one sentence: a wrong setting does not repair itself. Once everything is up, `up` ends only on
 request: a child that ends is restarted, however often, and the end of its log is shown. Only when
-its own directory is removed does it end by itself: the server would write into nowhere.
+its own directory or lock is removed does it end by itself: the server would write into nowhere, or
+a second `up` beside it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 import click
 
@@ -67,6 +68,13 @@ _STOP_SECONDS = 10.0
 _LEASE_SECONDS = 3.0
 #: The name of the first beat; the beats of further shards are `beat-2`, `beat-3`, ...
 _BEAT = "beat"
+_SERVER = "server"
+_LOCK = "up.lock"
+#: Seconds for which a server that is starting may have no socket.
+_SOCKET_SECONDS = 5.0
+#: What follows when something of `up` was removed.
+_NOTHING_KEPT = "nothing was kept there any more"
+_SECOND_UP = "a second `up` could write the same data"
 _ALREADY = "already stopping; it waits for what runs, and another Ctrl-C makes it no faster\n"
 _DEMO_SCRIPT = '#!/usr/bin/env bash\necho "hello from $(hostname) at $(date +%T)"\n'
 
@@ -108,14 +116,14 @@ def bring_up(settings: Settings, *, demo: bool, shards: int | None) -> int:
         _say(text)
     with _only_one(settings), _stop_signal() as stop:
         supervisor, display = Supervisor(environment=_environment(settings), say=_say), None
-        directories = _Directories(settings)
+        places = _Places(settings)
         try:
             cron = _start(settings, supervisor, stop=stop, demo=demo, shards=shards)
             if cron is not None:
                 display = _RunDisplay(cron)
-                _watch(display, supervisor, directories, open_database(settings), stop=stop)
+                _watch(settings, supervisor, display, places, stop=stop)
         finally:
-            _shut_down(settings, supervisor, display, is_kept=not directories.removed())
+            _shut_down(settings, supervisor, display, is_kept=not places.are_data_lost())
     return 0
 
 
@@ -123,7 +131,7 @@ def _make_home(settings: Settings) -> None:
     check_home(settings)
     try:
         settings.state_dir.mkdir(parents=True, exist_ok=True)
-        with (settings.state_dir / "up.lock").open("a"):
+        with (settings.state_dir / _LOCK).open("a"):
             pass
     except OSError as error:
         raise unusable_home(settings, error) from None
@@ -160,42 +168,53 @@ def _start(
 
 
 def _watch(
-    display: _RunDisplay,
+    settings: Settings,
     supervisor: Supervisor,
-    directories: _Directories,
-    database: Database,
+    display: _RunDisplay,
+    places: _Places,
     *,
     stop: threading.Event,
 ) -> None:
     """Show ended runs and restart ended children until stopped.
 
-    Raises HermesCeleryError when a directory that is needed was removed.
+    Raises HermesCeleryError when a file or directory that is needed was removed.
     """
-    disk = _ServerDisk(database)
+    disk, socket = _ServerDisk(open_database(settings)), _Socket(settings, supervisor)
     while not stop.wait(_LOOK_SECONDS):
-        if path := directories.removed():
+        if missing := places.missing():
             raise HermesCeleryError(
-                f"{path} was removed or replaced while `hermes-celery up` ran, so nothing was kept "
-                "there any more; start `hermes-celery up` again: it goes on with what is there now"
+                f"{missing.path} was removed or replaced while `hermes-celery up` ran, so "
+                f"{missing.why}; start `hermes-celery up` again: it goes on with what is there now"
             )
         supervisor.check()
+        socket.look(time.monotonic())
         disk.look(time.monotonic())
         display.show()
 
 
-class _Directories:
-    """Notices that a directory was removed: open files in it are written into nowhere."""
+class _Missing(NamedTuple):
+    """A file or directory of `up` that is no longer the one that was there before."""
+
+    path: Path
+    #: What follows from that.
+    why: str
+    is_data: bool
+
+
+class _Places:
+    """Notices that something `up` relies on was removed: open files are written into nowhere."""
 
     def __init__(self, settings: Settings) -> None:
-        paths = [settings.state_dir]
+        paths = {settings.state_dir: _NOTHING_KEPT}
         if settings.redis_url is None:
-            paths.append(embedded_server.make_directories(settings.state_dir))
-        # Open directories keep their numbers: a new one cannot be mistaken for a removed one.
-        self._opened = {path: os.open(path, os.O_RDONLY | os.O_DIRECTORY) for path in paths}
+            paths[embedded_server.make_directories(settings.state_dir)] = _NOTHING_KEPT
+        paths[settings.state_dir / _LOCK] = _SECOND_UP
+        # What is open keeps its number: a new directory cannot be mistaken for a removed one.
+        self._opened = {path: (os.open(path, os.O_RDONLY), why) for path, why in paths.items()}
 
-    def removed(self) -> Path | None:
-        """Return the first directory that is not the one that was there before; None if all are."""
-        for path, opened in self._opened.items():
+    def missing(self) -> _Missing | None:
+        """Return the first place that was removed or replaced; None if all are there."""
+        for path, (opened, why) in self._opened.items():
             try:
                 is_there = os.path.samestat(path.stat(), os.fstat(opened))
             except (FileNotFoundError, NotADirectoryError):
@@ -203,8 +222,43 @@ class _Directories:
             except OSError:
                 is_there = True  # the disk may answer again
             if not is_there:
-                return path
+                return _Missing(path, why, is_data=why is _NOTHING_KEPT)
         return None
+
+    def are_data_lost(self) -> bool:
+        """Return whether the directories of jobs and runs are gone."""
+        missing = self.missing()
+        return missing is not None and missing.is_data
+
+
+class _Socket:
+    """Restarts our own server when its socket was removed, so that nobody can connect any more.
+
+    A socket whose path is long lies in the temporary directory, which some systems empty.
+    """
+
+    def __init__(self, settings: Settings, supervisor: Supervisor) -> None:
+        self._settings = settings
+        self._supervisor = supervisor
+        self._missing_since: float | None = None
+
+    def look(self, now: float) -> None:
+        """Restart the server if its socket has been missing for some seconds while it runs."""
+        path = embedded_server.socket_path(self._settings.state_dir)
+        is_running = (
+            self._supervisor.pid(_SERVER) is not None
+            and self._supervisor.exit_code(_SERVER) is None
+        )
+        if not is_running or path.exists():
+            self._missing_since = None
+            return
+        if self._missing_since is None:
+            self._missing_since = now
+        if now - self._missing_since >= _SOCKET_SECONDS:
+            self._missing_since = None
+            _say(f"the socket of the server, {path}, was removed; starting the server again")
+            self._supervisor.stop(_SERVER)
+            self._supervisor.start(_server(self._settings))
 
 
 class _RunDisplay:
@@ -348,7 +402,7 @@ def _beats(settings: Settings) -> list[str]:
 
 def _server(settings: Settings) -> Child:
     return Child(
-        name="server",
+        name=_SERVER,
         command=embedded_server.server_command(settings.state_dir),
         log=settings.state_dir / "server.log",
         stop_seconds=_STOP_SECONDS,
@@ -471,7 +525,7 @@ def _say(text: str) -> None:
 @contextmanager
 def _only_one(settings: Settings) -> Iterator[None]:
     """Hold the lock of this home. Raises AlreadyRunning, naming the holder."""
-    path = settings.state_dir / "up.lock"
+    path = settings.state_dir / _LOCK
     with path.open("a+") as lock:
         if not _locked(lock):
             lock.seek(0)

@@ -377,6 +377,33 @@ def test_up_ends_with_an_error_when_its_directory_is_removed(
     assert below(home) == []
 
 
+def test_up_ends_with_an_error_when_its_lock_is_removed(processes: Processes, home: Path) -> None:
+    up = brought_up(processes)
+    lock = home / "cron/hermes-celery/up.lock"
+    lock.unlink()
+    assert up.wait(60) == ExitCode.FAILED
+    log = processes.log(up)
+    assert f"Error: {lock} was removed or replaced while `hermes-celery up` ran, " in log
+    assert "stopping the server; jobs and runs are kept" in log
+
+
+def test_up_starts_the_server_again_when_its_socket_is_removed(
+    processes: Processes, home: Path
+) -> None:
+    up = brought_up(processes)
+    added = processes.hermes("add", "every 1d", "--script", script(home, "hi.sh", "echo hi"),
+                             "--no-agent", "--name", "kept")  # fmt: skip
+    assert added.returncode == 0, added.stderr
+    (home / "cron/hermes-celery/valkey.sock").unlink()
+    eventually(lambda: "was removed; starting the server again" in processes.log(up))
+    eventually(
+        lambda: processes.hermes("run", "kept", "--wait").returncode == 0, what="a run after that"
+    )
+    up.terminate()
+    assert up.wait(60) == 0
+    assert "Traceback" not in processes.log(up)
+
+
 @pytest.mark.parametrize("how", ["renamed", "removed"])
 def test_up_ends_with_an_error_when_its_data_are_replaced(
     processes: Processes, home: Path, how: str
