@@ -237,8 +237,8 @@ class ProjectDeclarer:
         self._default_timezone = default_timezone
         self._moving = moving
         self._kept: frozenset[str] | None = None
-        #: How many declared jobs had a record after the last write, how many stored jobs the
-        #: project managed, and when they were counted.
+        #: How many declared jobs had a record after the last whole write, and how many stored jobs
+        #: the project managed. They change only with a write: one that failed is due again.
         self._present = 0
         self._managed = 0
         self._counted_ms = 0
@@ -282,10 +282,13 @@ class ProjectDeclarer:
         contested = self._contested(foreign(self._sharing.mine, others))
         kept = left | frozenset(additional(self._sharing.mine, others)) | frozenset(contested)
         if may_write and (kept != self._kept or self._have_jobs_changed(now_ms)):
+            # Until the write is whole, it is due again at the next step.
+            self._kept = None
             is_whole = self._write(now_ms, kept=kept, contested=contested)
+            self._present, self._managed = self._counts()
+            self._counted_ms = now_ms
             # Jobs that others kept changing meanwhile are written at the next step.
             self._kept = kept if is_whole else None
-            self._count(now_ms)
 
     def _have_jobs_changed(self, now_ms: int) -> bool:
         """Return whether a declared job vanished or became unreadable, or managed jobs appeared.
@@ -295,10 +298,10 @@ class ProjectDeclarer:
         """
         if now_ms - self._counted_ms < _COUNT_EVERY_MS:
             return False
-        present, managed = self._present, self._managed
-        self._count(now_ms)
+        self._counted_ms = now_ms
+        present, managed = self._counts()
         is_unreadable = self._find_unreadable()
-        return is_unreadable or self._present < present or self._managed > managed
+        return is_unreadable or present < self._present or managed > self._managed
 
     def _find_unreadable(self) -> bool:
         """Return whether a declared job became unreadable; look at one page of them per call."""
@@ -313,10 +316,12 @@ class ProjectDeclarer:
         self._unreadable = (self._unreadable - set(page)) | found
         return is_new
 
-    def _count(self, now_ms: int) -> None:
-        self._counted_ms = now_ms
-        self._present = self._jobs.count_of(list(self._sharing.mine.jobs))
-        self._managed = self._jobs.count_managed(manager_of(self._app))
+    def _counts(self) -> tuple[int, int]:
+        """Return how many declared jobs have a record, and how many jobs the project manages."""
+        return (
+            self._jobs.count_of(list(self._sharing.mine.jobs)),
+            self._jobs.count_managed(manager_of(self._app)),
+        )
 
     def _contested(self, strangers: Mapping[str, Declaration]) -> dict[str, str]:
         """Return our jobs that another project's beat declared first: job id -> its project."""

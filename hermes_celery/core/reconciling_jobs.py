@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 
 import msgspec
@@ -29,6 +30,13 @@ from hermes_celery.schedule import ScheduleKind
 
 #: How far ahead a tick moves a job that it could not dispatch.
 _PUT_OFF_MS = 60_000
+_DAY_MS = 86_400_000
+#: A next instant further ahead is compared with the schedule; a nearer one cannot be far off.
+FAR_MS = 30 * _DAY_MS
+#: A next instant may be this much later than the schedule says now: rules of time zones change.
+_MAY_DIFFER_MS = _DAY_MS
+#: The form of a state, of this version or a newer one; anything else is garbage.
+_WORD = re.compile(r"[a-z][a-z_]{0,39}")
 
 
 class JobFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,14 +103,13 @@ def name_entry(spec: JobSpec) -> str:
     return f"{name_key(spec.name)}\0{spec.id}"
 
 
-def wants_spec(facts: JobFacts) -> bool:
+def wants_spec(facts: JobFacts, *, now_ms: int) -> bool:
     """Return whether the rules need the job's definition."""
     if facts.kind != "hash":
         return False
-    state = facts.fields.get("state")
-    is_unplanned = state in (None, JobState.SCHEDULED) and facts.number("next_ms") is None
-    was_completed = state == JobState.COMPLETED and isinstance(facts.completed, str)
-    return is_unplanned or was_completed or facts.listed is None
+    state, next_ms = _state_of(facts), facts.number("next_ms")
+    is_doubtful = state == JobState.SCHEDULED and (next_ms is None or next_ms > now_ms + FAR_MS)
+    return is_doubtful or state == JobState.COMPLETED or facts.listed is None
 
 
 def judge_job(
@@ -241,9 +248,11 @@ def _job_indexes(
 def _standing(facts: JobFacts, at: MendDeadlines, spec: JobSpec | None) -> Iterator[Disagreement]:
     """Check whether the job is in the due index as its record says, and will run again."""
     state = _state_of(facts)
-    if "state" in facts.fields and facts.fields["state"] is None:
+    stored = facts.fields.get("state")
+    if "state" in facts.fields and stored != state:
         one = op(MendVerb.SET, KeyRole.JOB, "state", state)
-        yield _about_job(facts, DisagreementKind.BROKEN, f"had no state; set to {state}", one)
+        what = "no state" if stored is None else f"the state {fact_text(stored)}"
+        yield _about_job(facts, DisagreementKind.BROKEN, f"had {what}; set to {state}", one)
     elif state not in set(JobState):
         yield _about_job(
             facts,
@@ -258,7 +267,7 @@ def _standing(facts: JobFacts, at: MendDeadlines, spec: JobSpec | None) -> Itera
         )
     next_ms = facts.number("next_ms")
     if state == JobState.SCHEDULED and next_ms is not None:
-        yield from _due_as_planned(facts, next_ms, at)
+        yield from _too_far(facts, next_ms, at, spec) or _due_as_planned(facts, next_ms, at)
     elif state == JobState.SCHEDULED:
         yield from _unplanned(facts, at, spec)
     else:
@@ -271,12 +280,24 @@ def _standing(facts: JobFacts, at: MendDeadlines, spec: JobSpec | None) -> Itera
 
 
 def _state_of(facts: JobFacts) -> str:
-    """Return the state; if it is missing, the state that the job must have had."""
+    """Return the state; if it is missing or garbage, the state that the job must have had."""
     state = facts.fields.get("state")
-    if isinstance(state, str):
+    if isinstance(state, str) and _WORD.fullmatch(state):
         return state
     was_paused = facts.fields.get("paused_ms") is not None
     return (JobState.PAUSED if was_paused else JobState.SCHEDULED).value
+
+
+def _too_far(
+    facts: JobFacts, next_ms: int, at: MendDeadlines, spec: JobSpec | None
+) -> list[Disagreement]:
+    """Find a job whose next instant is later than its schedule's, so that it misses occurrences."""
+    if spec is None or next_ms <= at.now_ms + FAR_MS:
+        return []
+    planned = plan_again(spec, completed=facts.number("completed") or 0, now_ms=at.now_ms)
+    if planned.next_ms is None or planned.is_once or next_ms <= planned.next_ms + _MAY_DIFFER_MS:
+        return []
+    return [_replanned(facts, at, planned, f"had next_ms {next_ms}, later than its schedule says")]
 
 
 def _due_as_planned(facts: JobFacts, next_ms: int, at: MendDeadlines) -> Iterator[Disagreement]:
@@ -315,9 +336,16 @@ def _last_run(facts: JobFacts) -> Iterator[Disagreement]:
 def _completed_too_early(
     facts: JobFacts, at: MendDeadlines, spec: JobSpec | None
 ) -> Iterator[Disagreement]:
-    """Find a job that completed too early: its next instant was lost while a run was under way."""
-    is_ours = isinstance(facts.completed, str) and facts.number("last_run_ms") is not None
-    if _state_of(facts) != JobState.COMPLETED or not is_ours or spec is None:
+    """Find a completed job whose schedule goes on.
+
+    Its next instant was lost while a run was under way, or its state was overwritten. An imported
+    job may have been completed where it comes from.
+    """
+    if _state_of(facts) != JobState.COMPLETED or spec is None:
+        return
+    ended_here = isinstance(facts.completed, str) and facts.number("last_run_ms") is not None
+    was_planned = spec.managed_by is not None or facts.number("next_ms") is not None
+    if not ended_here and not was_planned:
         return
     planned = plan_again(spec, completed=facts.number("completed") or 0, now_ms=at.now_ms)
     if planned.next_ms is not None and not planned.is_once:

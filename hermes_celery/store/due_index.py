@@ -444,8 +444,9 @@ def _due_job(
     except RecordBroken as error:
         return BrokenJob(job_id=job_id, revision=revision or "", error=f"{error.key} {error.what}")
     except ValueError as error:
+        # The sweep repairs such a number, and plans the job again.
         what = f"{key} has an invalid number ({readable(str(error))})"
-        return BrokenJob(job_id=job_id, revision=revision or "", error=what)
+        return BrokenJob(job_id=job_id, revision=revision or "", error=what, key=key)
 
 
 def _ms(instant: datetime | None) -> int | None:

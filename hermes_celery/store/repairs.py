@@ -28,7 +28,7 @@ from hermes_celery.core.reconciling import (
     MendWrite,
     WrongType,
 )
-from hermes_celery.core.reconciling_jobs import JobFacts, judge_job, name_entry, wants_spec
+from hermes_celery.core.reconciling_jobs import FAR_MS, JobFacts, judge_job, name_entry, wants_spec
 from hermes_celery.core.reconciling_runs import RunFacts, judge_run
 from hermes_celery.errors import StoreError, StoreUnavailable, error_text
 from hermes_celery.store.database import Arg, Database, ScriptCall, or_none, refuse_fenced, shard_of
@@ -225,7 +225,8 @@ class Repairs:
         entries = {job_id: name_entry(spec) for job_id, spec in specs.items() if spec}
         keys: list[bytes] = [raw_of(key) for key in self._job_indexes()]
         few = b"listed" if work.is_listed else b"some"
-        args: list[bytes] = [b"all" if mode.is_deep else few]
+        far_ms = mode.now_ms + FAR_MS
+        args: list[bytes] = [b"all" if mode.is_deep else few, b"%d" % far_ms]
         for job_id in ids:
             keys += map(raw_of, self._job_keys(job_id, work.strays.get(job_id, ""))[:5])
             args += map(raw_of, (job_id, entries.get(job_id, ""), work.entries.get(job_id, "")))
@@ -242,7 +243,10 @@ class Repairs:
                 )
                 found.append((text_of(answer[0]), facts))
         if not mode.is_deep:
-            specs = specs_of(self._database, [facts.id for _, facts in found if wants_spec(facts)])
+            specs = specs_of(
+                self._database,
+                [facts.id for _, facts in found if wants_spec(facts, now_ms=mode.now_ms)],
+            )
         return [
             _Seen(facts=facts, digest=digest, findings=self._judged_job(facts, specs, mode))
             for digest, facts in found

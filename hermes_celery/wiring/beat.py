@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from hermes_celery.celery_app.message_time_limit import BoundedMessages
 from hermes_celery.celery_app.messages import RUN_TASK
 from hermes_celery.clock import Clock, ServerClock
 from hermes_celery.core.job import JobSpec
+from hermes_celery.errors import RecordBroken
 from hermes_celery.guards.contained_duty import Duty
 from hermes_celery.guards.on_broken import OnBroken, ignored
 from hermes_celery.interop.orphaned_entries import log_orphans_soon
@@ -158,7 +160,8 @@ def _hooks_of(
 
     def on_lead() -> None:
         looks_for_loss.attempt(lambda: loss.begin(clock.now_ms()), None)
-        declaring.begin(clock.now_ms())
+        with _mending(sweep, clock):
+            declaring.begin(clock.now_ms())
         if foreign is not None:
             foreign.begin()
         if not place.app.conf.get("hermes_is_own_app"):
@@ -172,7 +175,11 @@ def _hooks_of(
             ]
         )
 
-    keep_in_step = _keeping_in_step(declaring, loss, clock=clock, on_broken=on_broken)
+    def declare(now_ms: int) -> None:
+        with _mending(sweep, clock):
+            declaring.step(now_ms)
+
+    keep_in_step = _keeping_in_step(declare, loss, clock=clock, on_broken=on_broken)
     return LeaderHooks(
         on_lead=on_lead,
         on_pass=_with_migration(database, push_deliveries, keep_in_step),
@@ -181,6 +188,20 @@ def _hooks_of(
         on_lost=on_lost,
         on_stop=declaring.stop,
     )
+
+
+@contextmanager
+def _mending(sweep: Sweep, clock: Clock) -> Iterator[None]:
+    """Repair the key that makes this work fail, so that its next attempt succeeds.
+
+    The sweep itself finds the set of a project's jobs only through their records, which may be lost
+    together with it.
+    """
+    try:
+        yield
+    except RecordBroken as error:
+        sweep.broken("", error.key, now_ms=clock.now_ms())
+        raise
 
 
 def _telling_of_faults(sweep: Sweep, clock: Clock) -> Callable[[BrokenJob], None]:
@@ -250,14 +271,14 @@ def _with_migration(
 
 
 def _keeping_in_step(
-    declaring: Declarer, loss: LossWatch, *, clock: Clock, on_broken: OnBroken
+    declare: Callable[[int], None], loss: LossWatch, *, clock: Clock, on_broken: OnBroken
 ) -> Callable[[int], None]:
     """Return the part of each pass that declares jobs and looks for lost ones."""
     declares = Duty("declare", clock=clock, on_broken=on_broken)
     watches = Duty("look for lost jobs", clock=clock, on_broken=on_broken)
 
     def keep_in_step(now_ms: int) -> None:
-        declares.attempt(lambda: declaring.step(now_ms), None)
+        declares.attempt(lambda: declare(now_ms), None)
         watches.attempt(lambda: loss.step(now_ms), None)
 
     return keep_in_step

@@ -99,7 +99,7 @@ def test_a_field_that_is_not_a_number_is_replaced(name: str, value: str) -> None
 
 def test_a_job_that_lost_its_next_instant_is_planned_again() -> None:
     facts = job({"next_ms": None}, due=None)
-    assert wants_spec(facts)
+    assert wants_spec(facts, now_ms=AT.now_ms)
     (found,) = judge_job(facts, at=AT, spec=a_spec("every 1h"))
     assert found.trouble is DisagreementKind.STOPPED
     assert ("enter", "due", str(NOW + 3_600_000), JOB) in writes([found])
@@ -169,6 +169,62 @@ def test_a_wrongly_completed_job_is_planned_again_and_an_imported_one_is_not() -
     assert found.trouble is DisagreementKind.STOPPED
     assert judge_job(imported, at=AT, spec=a_spec("every 1h")) == []
     assert judge_job(by_scripts, at=AT, spec=a_spec("in 1h")) == []
+
+
+@pytest.mark.parametrize("word", ["", "\udce2\udc82", "Scheduled", "12", "a b", "x" * 41])
+def test_a_state_that_is_no_word_is_replaced_and_an_unknown_word_is_kept(word: str) -> None:
+    (found,) = judge_job(job({"state": word}), at=AT)
+    assert found.trouble is DisagreementKind.BROKEN
+    assert writes([found]) == [("set", "job", "state", "scheduled")]
+    paused = judge_job(job({"state": word, "paused_ms": "5"}, due=None), at=AT)
+    assert writes(paused) == [("set", "job", "state", "paused")]
+    (newer,) = judge_job(job({"state": "snoozed"}), at=AT)
+    assert not newer.ops
+
+
+def test_a_declared_or_still_planned_job_that_is_completed_is_planned_again() -> None:
+    spec = a_spec("every 1h")
+    declared = replaced(spec, managed_by="project:shop")
+    for facts, its_spec in (
+        (job({"state": "completed", "next_ms": None}, due=None), declared),
+        (job({"state": "completed"}, due="5"), declared),
+        (job({"state": "completed"}, due=None), spec),
+    ):
+        assert wants_spec(facts, now_ms=AT.now_ms)
+        found = judge_job(facts, at=AT, spec=its_spec)
+        assert found[0].trouble is DisagreementKind.STOPPED
+        assert ("enter", "due", str(NOW + 3_600_000), JOB) in writes(found[:1])
+    over = replaced(declared, repeat_times=3)
+    facts = job({"state": "completed", "next_ms": None, "completed": "3"}, due=None)
+    assert judge_job(facts, at=AT, spec=over) == []
+
+
+@pytest.mark.parametrize(
+    ("schedule", "days", "is_wrong"),
+    [
+        ("every 1h", 29, False),
+        ("every 1h", 31, True),
+        ("every 1h", 50_000, True),
+        ("every 60d", 59, False),
+        ("every 60d", 62, True),
+        ("0 0 1 1 *", 192, False),
+        ("0 0 1 1 *", 600, True),
+    ],
+)
+def test_a_next_instant_later_than_the_schedule_says_is_planned_again(
+    schedule: str, days: int, is_wrong: bool
+) -> None:
+    next_ms = str(NOW + days * 86_400_000)
+    facts = job({"next_ms": next_ms}, due=next_ms)
+    found = judge_job(facts, at=AT, spec=a_spec(schedule))
+    assert [one.trouble for one in found] == [DisagreementKind.STOPPED] * is_wrong
+    assert wants_spec(facts, now_ms=AT.now_ms) is (days > 30)
+
+
+def test_a_one_shot_may_be_due_at_any_time() -> None:
+    spec = a_spec("in 300d")
+    next_ms = str(NOW + 300 * 86_400_000)
+    assert judge_job(job({"next_ms": next_ms}, due=next_ms), at=AT, spec=spec) == []
 
 
 def test_a_wrong_entry_in_the_index_of_names_is_replaced() -> None:
