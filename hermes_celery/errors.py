@@ -29,7 +29,7 @@ Every message says what was given, what is wrong and what to do.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 #: How many characters of a given value a message repeats.
 _SHOWN = 100
@@ -41,9 +41,19 @@ def shown(value: object) -> str:
         # Cut first: nobody waits for the quotes around a huge text.
         return repr(cut(value))
     try:
-        return cut(repr(value))
+        return escaped(cut(repr(value)))
     except Exception:  # noqa: BLE001 - nested too deeply, too many digits, or the user's own class
         return with_article(type(value).__qualname__)
+
+
+def listed(names: Iterable[object]) -> str:
+    """Return given names as a message lists them: without quotes, printable, and cut."""
+    return escaped(cut(", ".join(map(str, names))))
+
+
+def escaped(text: str) -> str:
+    """Return a text whose characters that cannot be printed are escapes, as in `\\ud800`."""
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
 
 
 def cut(text: str) -> str:

@@ -15,7 +15,7 @@ import msgspec
 
 from hermes_celery.core.origin import Origin
 from hermes_celery.core.work import HttpCall, TaskCall
-from hermes_celery.errors import JobError, shown
+from hermes_celery.errors import JobError, listed, shown
 
 
 def as_typed(text: Any) -> Any:
@@ -89,7 +89,7 @@ def origin(text: str) -> Origin:
     unknown = sorted(set(given) - set(known))
     if unknown:
         raise ValueError(
-            f"an origin has no field {', '.join(unknown)}; its fields are {', '.join(known)}"
+            f"an origin has no field {listed(unknown)}; its fields are {', '.join(known)}"
         )
     return msgspec.convert(given, Origin)
 

@@ -24,7 +24,7 @@ from hermes_celery.core.job import JobRequest, JobSpec
 from hermes_celery.core.policy import Overlap, Policy
 from hermes_celery.core.schedule_text import text_of, zone_name
 from hermes_celery.core.work import check_one_kind
-from hermes_celery.errors import HermesCeleryError, JobError, cut
+from hermes_celery.errors import HermesCeleryError, JobError, listed
 from hermes_celery.instant import iso, optional_from_ms, to_ms
 from hermes_celery.schedule import Bounds, Schedule, ScheduleKind, parse
 
@@ -136,9 +136,7 @@ def _check_names(given: Mapping[str, Any]) -> None:
     if unknown:
         meant = ", ".join(dict.fromkeys(filter(None, map(_meant, unknown))))
         advice = f"did you mean {meant}? Fields" if meant else "fields"
-        raise JobError(
-            f"a job has no field {cut(', '.join(unknown))}; {advice} are {', '.join(BY_NAME)}"
-        )
+        raise JobError(f"a job has no field {listed(unknown)}; {advice} are {', '.join(BY_NAME)}")
 
 
 def _meant(unknown: str) -> str:

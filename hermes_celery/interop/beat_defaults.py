@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from hermes_celery.core.policy import MAX_ACTIVE, Overlap, Policy
-from hermes_celery.errors import JobError
+from hermes_celery.errors import JobError, listed, shown
 
 #: The name of our settings among an entry's options.
 OPTION = "hermes"
@@ -34,10 +34,10 @@ def policy_of(options: dict[str, Any]) -> Policy:
         return AS_CELERY
     names = ", ".join(Policy.__struct_fields__)
     if not isinstance(given, Mapping):
-        raise JobError(f"its option {OPTION!r} is {given!r}; give a dict of {names}")
+        raise JobError(f"its option {OPTION!r} is {shown(given)}; give a dict of {names}")
     unknown = sorted(str(name) for name in given if name not in Policy.__struct_fields__)
     if unknown:
-        raise JobError(f"its option {OPTION!r} has {', '.join(unknown)}; known are {names}")
+        raise JobError(f"its option {OPTION!r} has {listed(unknown)}; known are {names}")
     asked = dict(given)
     if asked.setdefault("overlap", Overlap.ALLOW) == Overlap.ALLOW:
         asked.setdefault("max_active", MAX_ACTIVE)

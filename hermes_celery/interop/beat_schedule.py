@@ -22,7 +22,14 @@ from hermes_celery.core.job import JobRequest
 from hermes_celery.core.readable import readable
 from hermes_celery.core.schedule_text import text_of, zone_name
 from hermes_celery.core.task_call import call_of, late_text
-from hermes_celery.errors import HermesCeleryError, JobError, error_text, shown, with_article
+from hermes_celery.errors import (
+    HermesCeleryError,
+    JobError,
+    error_text,
+    listed,
+    shown,
+    with_article,
+)
 from hermes_celery.interop.beat_defaults import policy_of
 from hermes_celery.interop.cron_attributes import DECLARED, REFUSED, place_of
 
@@ -155,7 +162,7 @@ def _fields(entry: Any) -> Mapping[str, Any]:
         )
     unknown = [str(key) for key in entry if key not in (*_KEYS, *_NOTES)]
     if unknown:
-        raise JobError(f"it has the key {', '.join(unknown)}; known are {', '.join(_KEYS)}")
+        raise JobError(f"it has the key {listed(unknown)}; known are {', '.join(_KEYS)}")
     missing = [key for key in _NEEDED if entry.get(key) in (None, "")]
     if missing:
         raise JobError(f"it has no {' and no '.join(missing)}; give it one")
