@@ -17,7 +17,7 @@ import msgspec
 from hermes_celery.core.field_checks import MAX_PRIORITY, NumberWithin
 from hermes_celery.core.typed_values import exact, live, plain
 from hermes_celery.core.work import TaskCall
-from hermes_celery.errors import JobError, shown
+from hermes_celery.errors import JobError, cut, escaped, shown
 from hermes_celery.schedule import duration_text
 
 _PARTS: Final = ("args", "kwargs", "options")
@@ -227,8 +227,8 @@ def queue_name(queue: Any) -> str | None:
         raise JobError(f"the queue {shown(queue)} has no name; give the name alone")
     if kind != "direct":
         raise JobError(
-            f"the queue {name} has a {kind} exchange; a run needs exactly one queue: declare it in "
-            "task_queues with a direct exchange and give its name"
+            f"the queue {escaped(cut(name))} has a {kind} exchange; a run needs exactly one queue: "
+            "declare it in task_queues with a direct exchange and give its name"
         )
     return name
 

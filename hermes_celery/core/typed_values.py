@@ -17,7 +17,8 @@ from collections.abc import Callable, Mapping
 from math import isfinite
 from typing import Any, Final
 
-from hermes_celery.errors import JobError, with_article
+from hermes_celery.core.arguments import stored_text
+from hermes_celery.errors import JobError, shown, with_article
 
 _KEYS: Final = {"__type__", "__value__"}
 #: Types of `exact` that kombu lacks, and how their values are read.
@@ -73,7 +74,7 @@ class _Writer:
         if value is None or isinstance(value, bool):
             return value
         if isinstance(value, str):
-            return str.__str__(value)
+            return _text(value, place)
         if isinstance(value, int):
             return int(value)
         if isinstance(value, float):
@@ -97,7 +98,7 @@ class _Writer:
     def _dict(self, value: dict[Any, Any], place: str) -> Any:
         written = {key: self.write(item, f"{place}[{key!r}]") for key, item in value.items()}
         if all(isinstance(key, str) for key in written):
-            return {str.__str__(key): item for key, item in written.items()}
+            return {_key(key, place): item for key, item in written.items()}
         keys = {key: _key(key, place) for key in written}
         if self._is_exact:
             return self._as("dict", [[key, item] for key, item in written.items()])
@@ -113,16 +114,21 @@ class _Writer:
         return self.write(written, place)
 
 
+def _text(value: str, place: str) -> str:
+    """Return a text as a plain str. Raises JobError for one that cannot be stored."""
+    return stored_text(str.__str__(value), name=place)
+
+
 def _key(key: Any, place: str) -> str:
     """Return a key as JSON writes it."""
     if isinstance(key, str):
-        return key
+        return _text(key, f"a key of {place}")
     if key is None or isinstance(key, bool):
         return {None: "null", True: "true", False: "false"}[key]
     if isinstance(key, int | float):
         return repr(key)
     raise JobError(
-        f"{place} has the key {key!r}, {with_article(type(key).__name__)}; use texts as keys"
+        f"{place} has the key {shown(key)}, {with_article(type(key).__name__)}; use texts as keys"
     )
 
 

@@ -163,7 +163,13 @@ class Thing:
         (TaskCall(name="t", args=[{(1, 2): 3}]), r"args\[0\] has the key \(1, 2\), a tuple"),
         (TaskCall(name="t", args=[timedelta(1)]), r"args\[0\] is a datetime.timedelta"),
         (TaskCall(name="t", options={"exchange": Exchange("x")}), r"\['exchange'\] is a kombu"),
-        (TaskCall(name="t", args=["\ud800"]), "cannot be written as JSON"),
+        (TaskCall(name="t", args=["\ud800"]), r"^args\[0\] contains '\\ud800', which is half"),
+        (TaskCall(name="t", kwargs={"a": ["\udcff"]}), r"^kwargs\['a'\]\[0\] contains '\\udcff'"),
+        (TaskCall(name="t", kwargs={"\ud800": 1}), r"^a key of kwargs contains '\\ud800'"),
+        (TaskCall(name="t", args=[{5: 1, "\ud800": 1}]), r"^a key of args\[0\] contains '\\ud800'"),
+        (TaskCall(name="t", options={"queue": "\ud800"}), r"^options\['queue'\] contains '\\ud"),
+        (TaskCall(name="t", options={"\ud800": 1}), r"^a key of options contains '\\ud800'"),
+        (TaskCall(name="t", options={"headers": {"a": "\ud800"}}), r"\['a'\] contains '\\ud800'"),
         (TaskCall(name="t", args="abc"), r"its args are 'abc'; give a list, such as \['abc'\]"),  # type: ignore[arg-type]
         (TaskCall(name="t", kwargs=[1]), r"its kwargs are \[1\]; give a dict"),  # type: ignore[arg-type]
         (TaskCall(name=" "), "not a task's name"),
@@ -184,6 +190,10 @@ class Thing:
         (
             TaskCall(name="t", options={"queue": Queue("q", Exchange("x", type="topic"))}),
             "queue q has a topic exchange",
+        ),
+        (
+            TaskCall(name="t", options={"queue": Queue("\ud800", Exchange("x", type="topic"))}),
+            r"queue \\ud800 has a topic exchange",
         ),
     ],
 )  # fmt: skip
