@@ -27,6 +27,7 @@ from hermes_celery.core.arguments import (
     finite,
     of_kind,
     stored_text,
+    true_or_false,
     whole_within,
     word_or_none,
 )
@@ -75,6 +76,8 @@ _MAX_BACKFILL = 1000
 _POLL_SECONDS = 0.1
 _MAX_PER_MINUTE = 60_000
 _MAX_LISTED = 10_000
+#: The largest whole number that the server's scripts keep exactly.
+_MAX_REVISION = 2**53
 #: Characters of a key of `run`: the server keeps each key for a day.
 _MAX_KEY = 1000
 #: Milliseconds that this process has to build a message before the leader builds it instead.
@@ -163,6 +166,8 @@ class Client:
         JobError, ScriptError or ScheduleError for an invalid request.
         """
         request = of_kind(request, name="request", kind=JobRequest)
+        paused = true_or_false(paused, name="paused")
+        check_files = true_or_false(check_files, name="check_files")
         job = self._new(request, now=self.now, paused=paused)
         if check_files:
             self._checks.files(job.spec)
@@ -178,6 +183,8 @@ class Client:
         says why. Each job is then stored in one atomic step. Raises StoreError when the server
         refuses one; the others may have been written by then.
         """
+        paused = true_or_false(paused, name="paused")
+        check_files = true_or_false(check_files, name="check_files")
         given = of_kind(requests, name="requests", kind=Iterable)
         asked = [
             of_kind(one, name=f"requests[{at}]", kind=JobRequest) for at, one in enumerate(given)
@@ -244,6 +251,11 @@ class Client:
         keep what others changed meanwhile.
         """
         changes = of_kind(changes, name="changes", kind=Mapping)
+        check_files = true_or_false(check_files, name="check_files")
+        if expected_revision is not None:
+            expected_revision = whole_within(
+                expected_revision, name="expected_revision", low=1, high=_MAX_REVISION
+            )
 
         def change(job: Job) -> Job:
             _refuse_declared(job, "change it there")
@@ -310,6 +322,7 @@ class Client:
         JobError for a job that a project declares, unless `declared` says that the project no
         longer exists.
         """
+        declared = true_or_false(declared, name="declared")
         for _ in range(_RETRIES):
             job = self.jobs.look_up(reference)
             try:
@@ -398,6 +411,7 @@ class Client:
         Raises JobError for more than 1,000 occurrences, and for a range that ends in the future or
         before it begins.
         """
+        one_by_one = true_or_false(one_by_one, name="one_by_one")
         job = self.jobs.find(reference)
         per_minute = whole_within(per_minute, name="per_minute", low=1, high=_MAX_PER_MINUTE)
         instants = self._backfilled(job, start=start, end=end)

@@ -83,7 +83,7 @@ def add(as_json: bool, paused: bool, elsewhere: bool, **typed: Any) -> None:
 @click.option(
     "--revision",
     metavar="N",
-    type=int,
+    type=click.IntRange(1),
     help="Refuse if the job is not at this revision any more (see `show`).",
 )
 @json_option

@@ -36,6 +36,13 @@ def whole_within(value: Any, *, name: str, low: int, high: int) -> int:
     raise _refusal(value, name, f"a whole number from {low:,} to {high:,}")
 
 
+def true_or_false(value: Any, *, name: str) -> bool:
+    """Return a bool. No other value stands for one: Python takes the text "no" for true."""
+    if isinstance(value, bool):
+        return value
+    raise _refusal(value, name, "True or False")
+
+
 def word_or_none(
     value: Any,
     *,

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
+from inspect import isfunction
 from typing import Any
 
 import pytest
 
+from hermes_celery.client import Client
 from hermes_celery.core.job import Job, JobRequest, JobState
 from hermes_celery.core.run import RunState
-from hermes_celery.errors import JobError, JobNotFound, RunNotFound, ScheduleError
+from hermes_celery.errors import Conflict, JobError, JobNotFound, RunNotFound, ScheduleError
 from tests.support import Store
 
 _NAIVE = datetime.fromisoformat("2026-06-22T10:00")
@@ -277,3 +279,77 @@ def test_a_value_of_another_class_is_refused(store: Store) -> None:
     with pytest.raises(JobError, match=r"^changes is None; it must be a Mapping$"):
         store.cron.edit("x", nothing)
     assert [one.name for one in store.cron.all_jobs()] == ["x"]
+
+
+_TAKES_A_BOOL: dict[str, Callable[[Store, str, Any], object]] = {
+    "add paused": lambda store, _, given: store.cron.add(_request(), paused=given),
+    "add check_files": lambda store, _, given: store.cron.add(_request(), check_files=given),
+    "add_many paused": lambda store, _, given: store.cron.add_many([_request()], paused=given),
+    "add_many check_files": lambda store, _, given: store.cron.add_many([], check_files=given),
+    "edit check_files": lambda store, job, given: store.cron.edit(
+        job, {"prompt": "q"}, check_files=given
+    ),
+    "remove declared": lambda store, job, given: store.cron.remove(job, declared=given),
+    "backfill one_by_one": lambda store, job, given: store.cron.backfill(
+        job, start=store.cron.now - timedelta(hours=3), end=store.cron.now, one_by_one=given
+    ),
+}
+
+
+def _request() -> JobRequest:
+    return JobRequest(schedule="every 1h", prompt="p", name="new")
+
+
+def test_every_argument_that_is_declared_a_bool_is_tested() -> None:
+    declared = {
+        f"{method} {name}"
+        for method, function in vars(Client).items()
+        if isfunction(function) and not method.startswith("_")
+        for name, kind in function.__annotations__.items()
+        if kind == "bool" and name != "return"
+    }
+    assert declared == {*_TAKES_A_BOOL}
+
+
+@pytest.mark.parametrize("call", _TAKES_A_BOOL)
+@pytest.mark.parametrize("given", ["no", "false", "", float("nan"), [], 0, 1, None])
+def test_only_a_bool_is_taken_for_a_bool(store: Store, job: str, call: str, given: Any) -> None:
+    name = call.split()[1]
+    with pytest.raises(JobError, match=rf"^{name} is .*; it must be True or False$"):
+        _TAKES_A_BOOL[call](store, job, given)
+    assert [(one.name, one.revision) for one in store.cron.all_jobs()] == [("x", 1)]
+    assert store.cron.latest_runs() == []
+
+
+@pytest.mark.parametrize(
+    "given",
+    [float("nan"), "1", -1, 0, True, 1.0, [], 2**53 + 1, 10**5000],
+    ids=[str(number) for number in range(9)],
+)
+def test_a_revision_that_is_no_whole_number_is_no_conflict(
+    store: Store, job: str, given: Any
+) -> None:
+    with pytest.raises(JobError, match=r"^expected_revision is .*a whole number from 1 to "):
+        store.cron.edit(job, {"prompt": "q"}, expected_revision=given)
+    assert store.cron.show(job).revision == 1
+
+
+def test_an_edit_without_an_expected_revision_is_made(store: Store, job: str) -> None:
+    assert store.cron.edit(job, {"prompt": "q"}, expected_revision=None).revision == 2
+    assert store.cron.edit(job, {"prompt": "r"}, expected_revision=2).revision == 3
+    with pytest.raises(Conflict):
+        store.cron.edit(job, {"prompt": "s"}, expected_revision=2)
+
+
+@pytest.mark.parametrize(
+    ("key", "quoted"),
+    [(_HALF, "\\ud800"), (_BYTE, "\\udcff"), ("a\nb", "a\\nb"), (b"x", "b'x'"), ("é", "é")],
+    ids=["half", "byte", "line end", "bytes", "printable"],
+)
+def test_a_message_that_repeats_a_key_can_be_printed(
+    store: Store, job: str, key: Any, quoted: str
+) -> None:
+    with pytest.raises(JobError) as error:
+        store.cron.edit(job, {key: 1})
+    assert str(error.value).startswith(f"a job has no field {quoted}; fields are ")
+    assert str(error.value).isprintable()

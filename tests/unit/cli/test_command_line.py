@@ -337,6 +337,14 @@ def test_a_stale_revision_is_a_conflict() -> None:
     assert (result.exit_code, "no longer at revision 1" in result.stderr) == (1, True)
 
 
+@pytest.mark.parametrize("revision", ["0", "-1", "nan", "1.0"])
+@pytest.mark.usefixtures("home")
+def test_a_revision_that_no_job_can_have_is_refused_as_typed_wrong(revision: str) -> None:
+    job = str(added("every 5m", "x")["id"])
+    result = typed("edit", job, "--prompt", "mine", "--revision", revision)
+    assert (result.exit_code, "'--revision'" in result.stderr) == (2, True)
+
+
 @pytest.mark.usefixtures("home")
 def test_run_queues_a_run_at_once_and_prints_stable_field_names() -> None:
     job = added("every 5m", "--script", "hi.sh", "--no-agent")
