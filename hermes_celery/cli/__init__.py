@@ -13,6 +13,7 @@ import sys
 from contextlib import suppress
 from difflib import get_close_matches
 from importlib import import_module
+from io import RawIOBase
 from pathlib import Path
 from typing import IO, Any
 
@@ -148,15 +149,31 @@ def _text_of(error: HermesCeleryError) -> str:
 
 def _refused(error: OSError) -> str:
     if error.filename is None:
+        if not _is_output_refused():
+            return f"the operating system refuses what is needed: {error.strerror or error}"
         _drop_output()
         return f"the output cannot be written: {error.strerror or error}"
     # Imported here to start fast: only a refusal needs it.
-    from hermes_celery.settings import read_settings
+    from hermes_celery.settings import FULL, read_settings
 
     home = read_settings().home
     is_below = Path(str(error.filename)).is_relative_to(home) and error.filename != str(home)
-    advice = f"; HERMES_HOME is {home}" if is_below else ""
-    return f"{error.filename} cannot be used: {error.strerror}{advice}"
+    advice = "; make room on that disk" if error.errno in FULL else ""
+    where = f"; HERMES_HOME is {home}" if is_below else ""
+    return f"{error.filename} cannot be used: {error.strerror}{advice}{where}"
+
+
+def _is_output_refused() -> bool:
+    """Return whether stdout takes no output; an error of a write does not name its file.
+
+    What could not be written is still in the buffer. Without a buffer, stdout is taken to be at
+    fault.
+    """
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        return True
+    return isinstance(getattr(sys.stdout, "buffer", None), RawIOBase)
 
 
 def _drop_output() -> None:

@@ -510,12 +510,24 @@ def _beat_row(settings: Settings, supervisor: Supervisor) -> str:
 
 
 def _add_demo(cron: Client, settings: Settings) -> None:
-    settings.scripts_dir.mkdir(parents=True, exist_ok=True)
     script = settings.scripts_dir / "hello.sh"
-    if not script.exists():
-        script.write_text(_DEMO_SCRIPT, encoding="utf-8")
+    try:
+        script.parent.mkdir(parents=True, exist_ok=True)
+        if not script.exists():
+            _write_whole(script, _DEMO_SCRIPT)
+    except OSError as error:
+        raise unusable_home(settings, error, path=script) from None
     if not cron.jobs.ids_named("hello"):
         cron.add(JobRequest(schedule="every 10s", script="hello.sh", no_agent=True, name="hello"))
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Write a new file; leave none if that fails, since the next start would take it for whole."""
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def _say(text: str) -> None:
@@ -524,23 +536,36 @@ def _say(text: str) -> None:
 
 @contextmanager
 def _only_one(settings: Settings) -> Iterator[None]:
-    """Hold the lock of this home. Raises AlreadyRunning, naming the holder."""
+    """Hold the lock of this home.
+
+    Raises AlreadyRunning, naming the holder, and SettingsError when the lock cannot be written.
+    """
     path = settings.state_dir / _LOCK
-    with path.open("a+") as lock:
-        if not _locked(lock):
-            lock.seek(0)
-            raise AlreadyRunning(
-                f"`hermes-celery up` runs already on {settings.home}: {lock.read().strip()}. "
-                "Stop that one, or use another HERMES_HOME"
-            )
-        lock.seek(0)
-        lock.truncate()
-        lock.write(f"process {os.getpid()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
-        lock.flush()
+    # Without a buffer: closing the file would repeat a write that failed, and raise again.
+    with path.open("a+b", buffering=0) as lock:
+        try:
+            _take(lock, settings)
+        except OSError as error:
+            raise unusable_home(settings, error, path=path) from None
         yield
 
 
-def _locked(lock: IO[str]) -> bool:
+def _take(lock: IO[bytes], settings: Settings) -> None:
+    """Lock the file and write who holds it. Raises AlreadyRunning or OSError."""
+    is_ours = _locked(lock)
+    lock.seek(0)
+    if not is_ours:
+        holder = lock.read().decode(errors="replace").strip()
+        raise AlreadyRunning(
+            f"`hermes-celery up` runs already on {settings.home}: {holder}. "
+            "Stop that one, or use another HERMES_HOME"
+        )
+    lock.truncate()
+    since = time.strftime("%Y-%m-%d %H:%M:%S")
+    lock.write(f"process {os.getpid()}, since {since}\n".encode())
+
+
+def _locked(lock: IO[bytes]) -> bool:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -16,13 +16,14 @@ from hermes_celery.settings.environment import (
     read_settings,
     unknown_variables,
 )
-from hermes_celery.settings.places import address_of, check_home, redis_url, unusable_home
+from hermes_celery.settings.places import FULL, address_of, check_home, redis_url, unusable_home
 from hermes_celery.settings.table import DEFAULT_NAMESPACE, ELSEWHERE, VARIABLES, Settings, Variable
 from hermes_celery.settings.values import checked_namespace
 
 __all__ = [
     "DEFAULT_NAMESPACE",
     "ELSEWHERE",
+    "FULL",
     "VARIABLES",
     "Settings",
     "Variable",

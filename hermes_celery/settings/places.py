@@ -5,11 +5,15 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
+from typing import Final
 
 from hermes_celery import embedded_server
 from hermes_celery.core.server_address import ServerAddress, parse_address
 from hermes_celery.errors import SettingsError
 from hermes_celery.settings.table import Settings
+
+#: The disk is full, or the user's share of it.
+FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
 def check_home(settings: Settings) -> None:
@@ -27,14 +31,24 @@ def check_home(settings: Settings) -> None:
             raise unusable_home(settings, error) from None
 
 
-def unusable_home(settings: Settings, error: OSError) -> SettingsError:
-    """Return the error for an unusable home: which file, why, and what to do."""
-    where, why = _fault(Path(os.fsdecode(error.filename or settings.home)), error)
+def unusable_home(settings: Settings, error: OSError, *, path: Path | None = None) -> SettingsError:
+    """Return the error for an unusable home: which file, why, and what to do.
+
+    `path` is the file of an error that names none, as one of a write or a lock.
+    """
+    given = error.filename or path or settings.home
+    where, why = _fault(Path(os.fsdecode(given)), error)
     which = "which" if where == settings.home else f"and {where}"
-    advice = "; set HERMES_HOME to a directory that you own"
+    return SettingsError([f"HERMES_HOME is {settings.home}, {which} {why}; {_advice(error)}"])
+
+
+def _advice(error: OSError) -> str:
+    if error.errno in FULL:
+        return "make room on that disk, or set HERMES_HOME to a directory on another one"
+    advice = "set HERMES_HOME to a directory that you own"
     if error.errno in (errno.EACCES, errno.EPERM):
         advice += ", or become the owner of this one"
-    return SettingsError([f"HERMES_HOME is {settings.home}, {which} {why}{advice}"])
+    return advice
 
 
 def _fault(path: Path, error: OSError) -> tuple[Path, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -9,10 +10,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
-from hermes_celery.cli import main
+from hermes_celery.cli import Commands, main
 from hermes_celery.cli.commands import ADVICE, COMMANDS, MEANT
 from hermes_celery.cli.exit_codes import ExitCode
 from hermes_celery.core.job import JobRequest, Origin
@@ -517,14 +519,15 @@ def test_an_empty_app_option_is_refused() -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize("python", [[], ["-u"]], ids=["buffered", "unbuffered"])
 @pytest.mark.parametrize("command", [["list"], ["status", "--json"], ["next", "every 1h"]])
 def test_a_full_disk_behind_stdout_is_reported_in_one_sentence(
-    command: list[str], valkey_url: str, tmp_path: Path
+    command: list[str], python: list[str], valkey_url: str, tmp_path: Path
 ) -> None:
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
-            [sys.executable, "-m", "hermes_celery", *command], stdout=full, stderr=subprocess.PIPE,
-            text=True, timeout=60, check=False,
+            [sys.executable, *python, "-m", "hermes_celery", *command],
+            stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False,
             env={"PATH": os.environ["PATH"], "HERMES_REDIS_URL": valkey_url,
                  "HERMES_HOME": str(tmp_path), "HERMES_CELERY_NAMESPACE": "full"},
         )  # fmt: skip
@@ -532,6 +535,47 @@ def test_a_full_disk_behind_stdout_is_reported_in_one_sentence(
     assert done.stderr.startswith("Error: the output cannot be written: No space left")
     assert "Traceback" not in done.stderr
     assert "ignored" not in done.stderr
+
+
+class _Refused(Commands):
+    """The command line, with one command that the operating system refuses."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(name="hermes-celery")
+        self._error = error
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
+        return click.Command(cmd_name, callback=self._start)
+
+    def _start(self) -> None:
+        click.echo("starting")
+        raise self._error
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (
+            OSError(errno.ENOMEM, "Cannot allocate memory"),
+            "the operating system refuses what is needed: Cannot allocate memory",
+        ),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "/data/beat.log"),
+            "/data/beat.log cannot be used: No space left on device; make room on that disk",
+        ),
+        (
+            OSError(errno.ENOENT, "No such file or directory", "/data/beat.log"),
+            "/data/beat.log cannot be used: No such file or directory",
+        ),
+    ],
+    ids=["no file", "full disk", "missing"],
+)
+def test_an_error_of_the_system_is_not_taken_for_one_of_the_output(
+    error: OSError, told: str
+) -> None:
+    done = CliRunner().invoke(_Refused(error), ["list"])
+    assert (done.exit_code, done.stdout) == (1, "starting\n")
+    assert done.stderr == f"Error: {told}\n"
 
 
 LONG = "y" * 10_000

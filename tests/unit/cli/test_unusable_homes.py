@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -155,3 +157,42 @@ def test_the_advice_to_become_the_owner_is_for_missing_rights(tmp_path: Path, nu
     told = str(unusable_home(settings, error))
     assert told.startswith(f"HERMES_HOME is {tmp_path}, which cannot be used: ")
     assert ("become the owner" in told) == (number in (errno.EACCES, errno.EPERM))
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_the_advice_for_a_full_disk_is_to_make_room(tmp_path: Path, number: int) -> None:
+    settings = read_settings({"HERMES_HOME": str(tmp_path)})
+    error = OSError(number, os.strerror(number))
+    assert str(unusable_home(settings, error, path=tmp_path / "up.lock")) == (
+        f"HERMES_HOME is {tmp_path}, and {tmp_path / 'up.lock'} cannot be used: "
+        f"{os.strerror(number)}; make room on that disk, or set HERMES_HOME to a directory on "
+        "another one"
+    )
+
+
+#: A file of this many bytes can hold the lock of `up`, and not the script of its demo.
+_LOCK_BYTES = 50
+
+
+@pytest.mark.parametrize(
+    ("most_bytes", "file"),
+    [(0, "cron/hermes-celery/up.lock"), (_LOCK_BYTES, "scripts/hello.sh")],
+)
+def test_up_names_the_file_that_cannot_be_written(
+    tmp_path: Path, valkey_url: str, namespace: str, most_bytes: int, file: str
+) -> None:
+    limit = f"resource.setrlimit(resource.RLIMIT_FSIZE, ({most_bytes}, {most_bytes}))"
+    call = "from hermes_celery.cli import main; main(['up', '--demo'])"
+    done = subprocess.run(
+        [sys.executable, "-B", "-c", f"import resource; {limit}; {call}"],
+        capture_output=True, text=True, timeout=60, check=False,
+        env={"PATH": os.environ["PATH"], "HERMES_REDIS_URL": valkey_url,
+             "HERMES_HOME": str(tmp_path), "HERMES_CELERY_NAMESPACE": namespace},
+    )  # fmt: skip
+    assert done.returncode == 1
+    told = " ".join(done.stderr.split())
+    assert told.startswith(
+        f"Error: HERMES_HOME is {tmp_path}, and {tmp_path / file} cannot be used: File too large; "
+    )
+    # A script that was written in part would be taken for the whole one at the next start.
+    assert not (tmp_path / "scripts" / "hello.sh").exists()
