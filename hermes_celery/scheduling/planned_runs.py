@@ -81,7 +81,8 @@ def prepare(
 def _not_now(row: DueJob | BrokenJob, *, now_ms: int) -> BrokenJob | None:
     """Return why a job that the due index names is not planned now, or None if it is."""
     if isinstance(row, BrokenJob):
-        # Deferred: its record is of a newer version (no fault) or cannot hold a fault.
+        # Deferred: its record is of a newer version (no fault), cannot hold a fault, or is repaired
+        # by the sweep.
         is_left = row.is_newer or row.key
         return msgspec.structs.replace(row, again_ms=now_ms + _AGAIN_MS) if is_left else row
     if row.next_run_ms > now_ms:

@@ -93,7 +93,7 @@ class BrokenJob(msgspec.Struct, frozen=True, kw_only=True):
     #: The revision that was read; "" when it has none.
     revision: str = ""
     error: str
-    #: The broken key, when it is not the job's own definition.
+    #: The broken key, which the sweep may repair; "" when the job's definition is at fault.
     key: str = ""
     #: When to check it again, Unix ms, without a change to the job: the job is not at fault.
     again_ms: int | None = None
@@ -444,7 +444,7 @@ def _due_job(
     except RecordBroken as error:
         return BrokenJob(job_id=job_id, revision=revision or "", error=f"{error.key} {error.what}")
     except ValueError as error:
-        # The sweep repairs such a number, and plans the job again.
+        # The sweep repairs such a number and plans the job again.
         what = f"{key} has an invalid number ({readable(str(error))})"
         return BrokenJob(job_id=job_id, revision=revision or "", error=what, key=key)
 

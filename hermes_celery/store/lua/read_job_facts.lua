@@ -34,7 +34,10 @@ local function is_plain(k, id)
   if row[1] ~= 'scheduled' and row[1] ~= 'paused' or row[1] == 'scheduled' and not expected then
     return false
   end
-  if expected and expected > far_ms or type(due) == 'table' or k[3] ~= k[2] or (due and tonumber(due) or nil) ~= expected then
+  if expected and expected > far_ms then
+    return false
+  end
+  if type(due) == 'table' or k[3] ~= k[2] or (due and tonumber(due) or nil) ~= expected then
     return false
   end
   return redis.call('EXISTS', k[4], k[5]) == 0
